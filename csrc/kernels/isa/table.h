@@ -1,0 +1,13 @@
+/* table.h - all CPU kernels, compiled once per instruction set by the files of this folder, which chose
+   WM_LANES (floats in a vector), TILE_M rows x TILE_N vectors of the matrix tile, WM_ISA and WM_TABLE.
+   Everything is static: a shared inline function could otherwise be linked from another instruction set's copy. */
+#include "../kernels.h"
+#include "../cpu/vec.h"
+#include "../cpu/pointwise.c"
+
+const wm_kernels WM_TABLE = {
+    .name = WM_ISA,
+#define WM_KERNEL(name, ret, args) .name = name,
+#include "../kernels.def"
+#undef WM_KERNEL
+};

@@ -1,0 +1,21 @@
+/* kernels.h - the table of kernels: arithmetic on plain pointers, filled once per device and instruction set.
+   A kernel cannot fail, allocate, print or know a tensor.  Gradients are added (+=), never assigned.
+   Buffers never overlap unless kernels.def says so. */
+#ifndef WM_KERNELS_H
+#define WM_KERNELS_H
+#include "../base/base.h"
+
+typedef uint16_t wm_bf16;   /* the upper half of a float */
+
+typedef struct wm_kernels {
+    const char *name;
+#define WM_KERNEL(name, ret, args) ret (*name) args;
+#include "kernels.def"
+#undef WM_KERNEL
+} wm_kernels;
+
+extern const wm_kernels *wm_k;                       /* the CPU table in use */
+const wm_kernels *wm_kernels_best(void);             /* the best table that this processor can run */
+const wm_kernels *wm_kernels_named(const char *);    /* NULL if there is none of that name, or it cannot run here */
+const char *wm_kernels_name(int i);                  /* names of the tables that run here, best first; NULL past the last */
+#endif

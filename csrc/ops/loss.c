@@ -1,0 +1,4 @@
+/* loss: the ops of this family; see kernels.def for the arithmetic. */
+#include "../tape/tape.h"
+
+const wm_op *const wm_ops_loss[] = {NULL};
