@@ -40,14 +40,22 @@ int wm_out(wm_node *, int i, wm_dtype, int ndim, const int64_t *shape);
 int wm_out_view(wm_node *, int i, wm_tensor *of, int64_t offset, int ndim, const int64_t *shape);
 int wm_save(wm_node *, int i, wm_dtype, int ndim, const int64_t *shape);
 
-typedef struct wm_tape { wm_node *nodes; size_t n, cap; struct wm_segment *segments; size_t n_segments, cap_segments; } wm_tape;
+typedef struct { size_t begin, end; } wm_segment;         /* checkpointed nodes; end is 0 while it is open */
+typedef struct wm_tape {
+    wm_node    *nodes;
+    size_t      n, cap;
+    wm_segment *segments;
+    size_t      n_segments, cap_segments;
+    bool        no_grad;            /* record for replay or a plan only: ops keep nothing for a backward */
+} wm_tape;
 
 extern _Thread_local wm_tape *wm_recording;   /* NULL: nothing is recorded */
 extern bool wm_guard_nan;                     /* look for NaN and infinity after every op */
 
 /* Infer, run, and record if recording.  out[] gets a new reference each.  0 or -1. */
 int  wm_apply(const wm_op *, wm_tensor *const *in, int n_in, const wm_attr *attr, const int64_t *list, int n_list, wm_tensor **out);
-int  wm_backward(wm_tape *, wm_tensor *loss);   /* adds d loss / d leaf to every leaf that needs it */
+int  wm_backward(wm_tape *, wm_tensor *loss, const wm_tensor *seed);   /* adds d(loss . seed) / d leaf to every leaf that needs it;
+                                                    without a seed, loss is one number */
 int  wm_replay(wm_tape *);                      /* every forward again, in order, in place */
 void wm_tape_clear(wm_tape *);
 
@@ -55,5 +63,5 @@ void wm_tape_clear(wm_tape *);
 int  wm_checkpoint_begin(wm_tape *);
 int  wm_checkpoint_end(wm_tape *);
 
-extern const wm_op *const wm_ops[];             /* every op, NULL at the end (ops/ops.c) */
+extern const wm_op *const *const wm_op_families[];   /* every op, by family; both lists end with NULL (ops/ops.c) */
 #endif

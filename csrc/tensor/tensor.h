@@ -21,12 +21,14 @@ typedef struct wm_tensor {
     int      refs;
     uint8_t  dtype, device;
     bool     needs_grad;
+    bool     keeps_grad;            /* not a leaf, yet its gradient stays after backward */
     int      ndim;
     int64_t  shape[WM_DIMS];
     int64_t  size;
     union { float *data; wm_bf16 *bf16; uint8_t *u8; int32_t *i32; void *raw; };
     wm_memory *memory;
     struct wm_tensor *base;         /* a view of this one: it shares memory and gradient */
+    int64_t    offset;              /* of a view, in numbers from the base's first */
     float     *grad;                /* NULL until backward first reaches this tensor */
     wm_memory *grad_memory;
     void      *packed;              /* a weight laid out for the matrix kernels (tensor.c: wm_packed) */
@@ -43,14 +45,18 @@ void       wm_drop(wm_tensor *);    /* one holder less; NULL is fine */
 wm_memory *wm_memory_new(size_t bytes);
 wm_memory *wm_memory_keep(wm_memory *);
 void       wm_memory_drop(wm_memory *);
+void       wm_tensor_sleep(wm_tensor *);    /* give the numbers back, keep the description (checkpointing) */
+int        wm_tensor_wake(wm_tensor *);     /* room for the numbers again; 0 or -1 */
 int        wm_tensor_move(wm_tensor *, wm_memory *, size_t offset_bytes);   /* the same numbers in another block (the arena) */
 
 int        wm_grad_ready(wm_tensor *);      /* makes the gradient, zeroed, if it needs one and has none; 0 or -1 */
 float     *wm_grad(wm_tensor *);            /* its gradient; NULL if t is NULL or needs none.  Only after wm_grad_ready */
 void       wm_grad_clear(wm_tensor *);      /* gives a gradient of its own back; zeroes one that lives in an arena */
+bool       wm_grad_here(wm_tensor *);       /* has backward reached it (or what it is a view of)? */
 void       wm_written(wm_tensor *);         /* say so after changing numbers behind a tensor */
 
-/* The matrix kernels' layout of a weight, kept until the weight changes.  NULL, with wm_error set, if memory is out. */
+/* The matrix kernels' layout of a weight, kept until the weight changes.  NULL, with wm_error set, if memory is out:
+   so call it once in infer; with the same layout and size every later call finds that block and cannot fail. */
 typedef void (*wm_packer)(void *packed, const void *weight, int dtype, int64_t N, int64_t K);
 const void *wm_packed(wm_tensor *w, int layout, size_t bytes, wm_packer, int64_t N, int64_t K);
 

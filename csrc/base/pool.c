@@ -1,0 +1,95 @@
+/* pool.c - blocks by size class, kept for the next caller.
+
+   (1) A block is a header of WM_ALIGN bytes and the caller's bytes behind it; both start on a cache line.
+   (2) Classes are geometric, eight to a doubling, so at most an eighth of a block is wasted.
+   (3) Idle blocks wait in one list per class; a request takes the newest, else it is a miss and asks the system.
+   (4) When the system or the limit says no, the idle blocks go back and the request is tried once more. */
+#include "base.h"
+#include <pthread.h>
+#include <stdlib.h>
+
+typedef struct block {
+    struct block *next;
+    size_t bytes;           /* of the whole block, header included */
+    int class;
+} block;
+
+enum { STEPS = 8, CLASSES = 64 * STEPS };
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static block *idle[CLASSES];
+static wm_pool_counts count;
+static size_t limit;
+
+/* The smallest class that holds so many cache lines, and its size in lines: (8 + s) 2^e. */
+static int class_of(size_t lines, size_t *rounded) {
+    if (lines < STEPS) return *rounded = lines, (int)lines;
+    int e = 63 - __builtin_clzll(lines) - 3;
+    size_t s = (lines + ((size_t)1 << e) - 1) >> e;          /* 8 .. 16 */
+    *rounded = s << e;
+    return e * STEPS + (int)s;
+}
+
+static void trim(void) {
+    for (int c = 0; c < CLASSES; c++)
+        for (block *b; (b = idle[c]);) {
+            idle[c] = b->next;
+            count.bytes_idle -= b->bytes;
+            free(b);
+        }
+}
+
+static block *ask_system(size_t bytes, int class) {
+    if (limit && count.bytes_in_use + count.bytes_idle + bytes > limit) trim();
+    if (limit && count.bytes_in_use + bytes > limit) return NULL;
+    block *b = aligned_alloc(WM_ALIGN, bytes);
+    if (!b) trim(), b = aligned_alloc(WM_ALIGN, bytes);
+    if (b) b->bytes = bytes, b->class = class, count.misses++;
+    return b;
+}
+
+void *wm_alloc(size_t bytes) {
+    size_t lines;
+    int class = bytes > SIZE_MAX / 4 ? -1 : class_of((bytes + WM_ALIGN - 1) / WM_ALIGN + 1, &lines);
+    block *b = NULL;
+    if (class >= 0) {
+        pthread_mutex_lock(&lock);
+        if ((b = idle[class])) idle[class] = b->next, count.bytes_idle -= b->bytes;
+        else b = ask_system(lines * WM_ALIGN, class);
+        if (b) {
+            count.bytes_in_use += b->bytes;
+            if (count.bytes_in_use > count.bytes_peak) count.bytes_peak = count.bytes_in_use;
+        }
+        pthread_mutex_unlock(&lock);
+    }
+    if (!b) return wm_fail_as(WM_MEMORY, "out of memory: %zu bytes wanted", bytes), NULL;
+    return (char *)b + WM_ALIGN;
+}
+
+void wm_free(void *p) {
+    if (!p) return;
+    block *b = (block *)((char *)p - WM_ALIGN);
+    pthread_mutex_lock(&lock);
+    b->next = idle[b->class], idle[b->class] = b;
+    count.bytes_in_use -= b->bytes, count.bytes_idle += b->bytes;
+    pthread_mutex_unlock(&lock);
+}
+
+void wm_pool_trim(void) {
+    pthread_mutex_lock(&lock);
+    trim();
+    count.bytes_peak = count.bytes_in_use;
+    pthread_mutex_unlock(&lock);
+}
+
+void wm_pool_limit(size_t bytes) {
+    pthread_mutex_lock(&lock);
+    limit = bytes;
+    pthread_mutex_unlock(&lock);
+}
+
+wm_pool_counts wm_pool_count(void) {
+    pthread_mutex_lock(&lock);
+    wm_pool_counts c = count;
+    pthread_mutex_unlock(&lock);
+    return c;
+}

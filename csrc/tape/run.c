@@ -1,0 +1,60 @@
+/* run.c - one node: making its outputs, running it forward, letting it go. */
+#include "run.h"
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+bool wm_guard_nan;
+
+int wm_out(wm_node *n, int i, wm_dtype dtype, int ndim, const int64_t *shape) {
+    if (!(n->out[i] = wm_tensor_new(dtype, ndim, shape))) return -1;
+    if (n->n_out <= i) n->n_out = (uint8_t)(i + 1);
+    n->out[i]->needs_grad = n->needs_grad && dtype == WM_F32;
+    return 0;
+}
+
+int wm_out_view(wm_node *n, int i, wm_tensor *of, int64_t offset, int ndim, const int64_t *shape) {
+    if (!(n->out[i] = wm_tensor_view(of, offset, ndim, shape))) return -1;
+    if (n->n_out <= i) n->n_out = (uint8_t)(i + 1);
+    n->out[i]->needs_grad = n->needs_grad && of->needs_grad;
+    return 0;
+}
+
+int wm_save(wm_node *n, int i, wm_dtype dtype, int ndim, const int64_t *shape) {
+    return (n->saved[i] = wm_tensor_new(dtype, ndim, shape)) ? 0 : -1;
+}
+
+void wm_node_clear(wm_node *n) {
+    for (int i = 0; i < n->n_in; i++) wm_drop(n->in[i]);
+    for (int i = 0; i < WM_SAVED; i++) wm_drop(n->saved[i]);
+    for (int i = 0; i < n->n_out; i++) wm_drop(n->out[i]);
+    memset(n, 0, sizeof *n);
+}
+
+static int guard(const wm_node *n) {
+    for (int i = 0; i < n->n_out; i++) {
+        const wm_tensor *t = n->out[i];
+        for (int64_t j = 0; t->dtype == WM_F32 && j < t->size; j++)
+            if (!isfinite(t->data[j]))
+                return wm_fail_as(WM_RUNTIME, "%s: number %lld of its result is %g (NaN guard)", n->op->name,
+                                  (long long)j, (double)t->data[j]);
+    }
+    return 0;
+}
+
+int wm_node_forward(wm_node *n) {
+    if (n->op->check && n->op->check(n) < 0) return -1;
+    if (n->scratch_bytes && !(n->scratch = wm_alloc(n->scratch_bytes))) return -1;
+    n->op->forward(n);
+    if (n->scratch_bytes) wm_free(n->scratch), n->scratch = NULL;
+    return wm_guard_nan ? guard(n) : 0;
+}
+
+int wm_interrupted(void) {
+    static _Thread_local struct timespec last;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    if (!wm_poll || (now.tv_sec - last.tv_sec) * 1000 + (now.tv_nsec - last.tv_nsec) / 1000000 < 50) return 0;
+    last = now;
+    return wm_poll() ? wm_fail_as(WM_INTERRUPTED, "interrupted") : 0;
+}
