@@ -12,7 +12,7 @@ typedef int32_t uivec __attribute__((vector_size(4 * WM_LANES), aligned(4), may_
 
 static inline vec vec_load(const float *p) { return *(const uvec *)p; }
 static inline void vec_store(float *p, vec v) { *(uvec *)p = v; }
-static inline vec vec_set(float s) { return (vec){0} + s; }
+static inline vec vec_set(float s) { return s - (vec){0}; }   /* s - 0 is s, which the compiler knows; 0 + s is not if s is -0 */
 
 /* The first n < WM_LANES numbers; the rest are 0, and nothing behind them is touched. */
 static inline vec vec_load_part(const float *p, int64_t n) {

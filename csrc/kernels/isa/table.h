@@ -3,6 +3,7 @@
    Everything is static: a shared inline function could otherwise be linked from another instruction set's copy. */
 #include "../kernels.h"
 #include "../cpu/vec.h"
+#include "../cpu/gemm.c"
 #include "../cpu/pointwise.c"
 
 const wm_kernels WM_TABLE = {

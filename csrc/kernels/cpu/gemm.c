@@ -1,0 +1,307 @@
+/* gemm: C = A B, one tile for every matrix product of the library.
+
+   C (M,N), rows of ldc     A (M,K), rows of lda, or given by columns     B (K,N), in panels
+   Panel p of B holds columns p PANEL ... of it, K rows of PANEL numbers one after another (0 beyond N); a tile is
+   TILE_M rows x PANEL columns of C and lives in registers:
+
+       for block of rows       as many as keep A in the second cache            } the units that
+         for panel             packed once (weights), or packed here            }   threads divide
+           for block of K      keeps the panel's part in the first cache
+             for tile          TILE_M rows or fewer
+               for k           TILE_M x TILE_N multiply-adds
+
+   (1) Every number of C is one chain of multiply-adds over k = 0, 1, ..., started from bias, from 0 or from C itself.
+       Neither M, N, the blocks, the tile nor the threads change a bit of it: row i alone == row i of a batch.
+   (2) Nothing here allocates.  What is packed on the way lives on the stack: 32 to 64 KB, 192 KB more where A is
+       given by columns.
+
+   For other kernels of this folder (attention, conv):
+       gemm_serial(&(gemm){.M, .N, .K, .a, .lda, .b, .ldb, .b_form, .c, .ldc, ...});    no OpenMP: call it from your own loop
+       gemm_parallel(&same);                                                            divides the units among wm_threads
+       b_form   GEMM_KN      b[k ldb + n]    packed here, panel by panel
+                GEMM_NK      b[n ldb + k]    the same, transposing
+                GEMM_PACKED  by gemm_pack_kn or gemm_pack_nk into gemm_packed_size(N, K) floats: worth it when B is used again
+                GEMM_PACKED_BF16  the same number of wm_bf16
+       add      C += A B instead of C = A B
+       bias     (N), added to every row
+       columns  A[i,k] = a[k lda + i] instead of a[i lda + k]
+       finish   called with each finished tile instead of storing it (epilogues)
+   There is no alpha: scale what you pack or load anyway. */
+
+enum { PANEL = TILE_N * WM_LANES };
+enum { GEMM_KC = 256 };                 /* K block: 256 x 32 floats are 32 KB of the first cache */
+enum { GEMM_A_BYTES = 512 << 10 };      /* a row block of A: half of a 1 MB second cache */
+enum { GEMM_MC = 192 };                 /* rows at most in a block that is packed here, or finished by a callback */
+enum { GEMM_MC_PACKED = 1024 };         /* rows at most in a block of a product that stores directly */
+enum { GEMM_ALONE = 1 << 17 };          /* multiply-adds below which one thread is faster */
+
+typedef enum { GEMM_KN, GEMM_NK, GEMM_PACKED, GEMM_PACKED_BF16 } gemm_form;
+
+typedef struct gemm {
+    int64_t M, N, K;
+    const float *a;
+    int64_t lda;
+    const void *b;
+    int64_t ldb;
+    gemm_form b_form;
+    bool columns, add;
+    const float *bias;      /* (N), or NULL */
+    float *c;
+    int64_t ldc;
+    /* sums (rows, columns <= PANEL), rows of lds, belong to C[m.., n..]; they may be changed.  NULL: stored to c. */
+    void (*finish)(const struct gemm *, float *sums, int64_t lds, int64_t m, int64_t n, int rows, int columns);
+    const void *context;    /* for finish */
+} gemm;
+
+/* ---- panels ------------------------------------------------------------------------------------------------ */
+
+static inline int64_t gemm_panels(int64_t N) { return (N + PANEL - 1) / PANEL; }
+static inline __attribute__((unused)) int64_t gemm_packed_size(int64_t N, int64_t K) { return gemm_panels(N) * PANEL * K; }
+
+/* One panel of n <= PANEL columns: p[k,j] = b[k ldb + j] */
+static void pack_panel_kn(float *p, const float *b, int64_t ldb, int64_t n, int64_t K) {
+    if (n == PANEL) {
+        for (int64_t k = 0; k < K; k++, p += PANEL, b += ldb)
+            UNROLL for (int j = 0; j < PANEL; j += WM_LANES) vec_store(p + j, vec_load(b + j));
+        return;
+    }
+    for (int64_t k = 0; k < K; k++, p += PANEL, b += ldb)
+        for (int64_t j = 0; j < PANEL; j++) p[j] = j < n ? b[j] : 0;
+}
+
+/* The same of a transposed B: p[k,j] = b[j ldb + k].  Four columns of k at a time: a cache line is read once. */
+static void pack_panel_nk(float *restrict p, const float *b, int64_t ldb, int64_t n, int64_t K) {
+    if (n < PANEL) memset(p, 0, sizeof *p * PANEL * K);
+    int64_t k = 0;
+    for (; k + 16 <= K; k += 16)
+        for (int64_t j = 0; j < n; j++) {
+            const float *row = b + j * ldb + k;
+            UNROLL for (int i = 0; i < 16; i++) p[(k + i) * PANEL + j] = row[i];
+        }
+    for (; k < K; k++)
+        for (int64_t j = 0; j < n; j++) p[k * PANEL + j] = b[j * ldb + k];
+}
+
+static __attribute__((unused)) void gemm_pack_kn(float *packed, const float *b, int64_t ldb, int64_t N, int64_t K) {
+    for (int64_t n = 0; n < N; n += PANEL)
+        pack_panel_kn(packed + n * K, b + n, ldb, N - n < PANEL ? N - n : PANEL, K);
+}
+static __attribute__((unused)) void gemm_pack_nk(float *packed, const float *b, int64_t ldb, int64_t N, int64_t K) {
+    for (int64_t n = 0; n < N; n += PANEL)
+        pack_panel_nk(packed + n * K, b + n * ldb, ldb, N - n < PANEL ? N - n : PANEL, K);
+}
+
+/* A bf16 panel from weights w (N,K): columns j and j + WM_LANES of a pair of vectors are the low and the high half
+   of one 32-bit lane, so that a shift and a mask widen both. */
+static __attribute__((unused)) void pack_panel_bf16(wm_bf16 *p, const wm_bf16 *w, int64_t n, int64_t K) {
+    for (int64_t k = 0; k < K; k++)
+        for (int64_t j = 0; j < PANEL; j++) {
+            int64_t pair = j / (2 * WM_LANES), lane = j % WM_LANES, high = j / WM_LANES % 2;
+            p[k * PANEL + pair * 2 * WM_LANES + 2 * lane + high] = j < n ? w[j * K + k] : 0;
+        }
+}
+
+/* ---- the tile ---------------------------------------------------------------------------------------------- */
+
+typedef struct { vec v[TILE_N]; } row_of_b;
+
+static inline __attribute__((always_inline)) row_of_b load_b(const void *b, int64_t k, bool bf16) {
+    row_of_b r;
+    if (bf16) {
+        UNROLL for (int j = 0; j < TILE_N; j += 2) {
+            ivec pair = *(const uivec *)((const wm_bf16 *)b + k * PANEL + j * WM_LANES);
+            r.v[j] = (vec)(pair << 16);
+            r.v[j + 1] = (vec)(pair & (int32_t)0xffff0000);
+        }
+    } else {
+        UNROLL for (int j = 0; j < TILE_N; j++) r.v[j] = vec_load((const float *)b + k * PANEL + j * WM_LANES);
+    }
+    return r;
+}
+
+/* c (rows, PANEL) = start + A B over K.  start is read in rows of start_step: c itself, a row of bias, or zeros. */
+static inline __attribute__((always_inline)) void tile(const int rows, const bool columns, const bool bf16, float *c,
+        int64_t ldc, const float *start, int64_t start_step, const float *a, int64_t lda, const void *b, int64_t K) {
+    vec acc[TILE_M][TILE_N];
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int j = 0; j < TILE_N; j++) acc[i][j] = vec_load(start + i * start_step + j * WM_LANES);
+    for (int64_t k = 0; k < K; k++) {
+        row_of_b r = load_b(b, k, bf16);
+        UNROLL for (int i = 0; i < rows; i++) {
+            vec s = vec_set(columns ? a[k * lda + i] : a[i * lda + k]);
+            UNROLL for (int j = 0; j < TILE_N; j++) acc[i][j] += s * r.v[j];
+        }
+    }
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int j = 0; j < TILE_N; j++) vec_store(c + i * ldc + j * WM_LANES, acc[i][j]);
+}
+
+typedef void tile_fn(float *c, int64_t ldc, const float *start, int64_t start_step, const float *a, int64_t lda,
+                     const void *b, int64_t K);
+#define TILE(name, rows, columns, bf16)                                                                          \
+    static void name##_##rows(float *c, int64_t ldc, const float *start, int64_t start_step, const float *a,        \
+                            int64_t lda, const void *b, int64_t K) {                                             \
+        tile(rows, columns, bf16, c, ldc, start, start_step, a, lda, b, K);                                     \
+    }
+#define TILES(rows) TILE(tile_rows, rows, false, false) TILE(tile_columns, rows, true, false) TILE(tile_bf16, rows, false, true)
+#define ENTRY(rows) {tile_rows_##rows, tile_columns_##rows, tile_bf16_##rows},
+#if TILE_M == 12
+#define EACH_HEIGHT(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
+#elif TILE_M == 8
+#define EACH_HEIGHT(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
+#else
+#define EACH_HEIGHT(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#endif
+EACH_HEIGHT(TILES)
+static tile_fn *const tiles[TILE_M + 1][3] = {{NULL}, EACH_HEIGHT(ENTRY)};
+#undef TILE
+#undef TILES
+#undef ENTRY
+#undef EACH_HEIGHT
+
+/* ---- blocks ------------------------------------------------------------------------------------------------ */
+
+static const float zeros[PANEL];
+
+/* Rows of tile i of t in a block of M rows: as even as can be, so that no tile is a thin one. */
+static inline int64_t tile_start(int64_t i, int64_t t, int64_t M) { return M * i / t; }
+static inline int64_t tile_count(int64_t M) { return (M + TILE_M - 1) / TILE_M; }
+
+/* One panel, one block of K, the rows m0 ... m1: into to (rows of ldt), started from start. */
+static void run_tiles(const gemm *g, float *to, int64_t ldt, const float *start, int64_t start_step, const float *a,
+                      const void *b, int64_t k0, int64_t K, int64_t rows) {
+    int kind = g->columns ? 1 : g->b_form == GEMM_PACKED_BF16 ? 2 : 0;
+    for (int64_t i = 0, t = tile_count(rows); i < t; i++) {
+        int64_t m = tile_start(i, t, rows), height = tile_start(i + 1, t, rows) - m;
+        const float *from = g->columns ? a + m * K : a + m * g->lda + k0;
+        tiles[height][kind](to + m * ldt, ldt, start + m * start_step, start_step, from, g->columns ? height : g->lda, b, K);
+    }
+}
+
+/* A block of a transposed A, tile by tile: p[tile][k][height] */
+static void pack_columns(const gemm *g, float *p, int64_t m0, int64_t rows, int64_t k0, int64_t K) {
+    int64_t t = tile_count(rows);
+    for (int64_t k = 0; k < K; k++) {
+        const float *from = g->a + (k0 + k) * g->lda + m0;
+        for (int64_t i = 0; i < t; i++) {
+            int64_t m = tile_start(i, t, rows), height = tile_start(i + 1, t, rows) - m;
+            float *to = p + m * K + k * height;
+            for (int64_t r = 0; r < height; r++) to[r] = from[m + r];
+        }
+    }
+}
+
+/* The part of panel n ... that holds rows k0 ... of B, packed now if it is not yet. */
+static const void *panel_part(const gemm *g, float *room, int64_t n, int64_t width, int64_t k0, int64_t K) {
+    switch (g->b_form) {
+    case GEMM_PACKED: return (const float *)g->b + n * g->K + k0 * PANEL;
+    case GEMM_PACKED_BF16: return (const wm_bf16 *)g->b + n * g->K + k0 * PANEL;
+    case GEMM_KN: pack_panel_kn(room, (const float *)g->b + k0 * g->ldb + n, g->ldb, width, K); return room;
+    default: pack_panel_nk(room, (const float *)g->b + n * g->ldb + k0, g->ldb, width, K); return room;
+    }
+}
+
+static inline int64_t k_block(int64_t K) {   /* even blocks, so that none is a short one */
+    int64_t blocks = (K + GEMM_KC - 1) / GEMM_KC;
+    return blocks ? (K + blocks - 1) / blocks : 1;
+}
+
+/* Rows m0 ... m0+rows of one panel, K inside.  Partial sums stay in c, or in a small block where c is not written. */
+static void panel_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t n) {
+    float room[GEMM_KC * PANEL] __attribute__((aligned(64)));
+    float sums[GEMM_MC * PANEL] __attribute__((aligned(64)));
+    int64_t width = g->N - n < PANEL ? g->N - n : PANEL, step = k_block(g->K);
+    bool direct = !g->finish && width == PANEL;
+    float *to = direct ? g->c + m0 * g->ldc + n : sums, first[PANEL];
+    int64_t ldt = direct ? g->ldc : PANEL, start_step = 0;
+    const float *start = zeros;
+    if (g->add && direct) start = to, start_step = ldt;
+    else if (g->add) {
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < PANEL; j++) sums[i * PANEL + j] = j < width ? g->c[(m0 + i) * g->ldc + n + j] : 0;
+        start = sums, start_step = PANEL;
+    } else if (g->bias) {
+        for (int64_t j = 0; j < PANEL; j++) first[j] = j < width ? g->bias[n + j] : 0;
+        start = first;
+    }
+    for (int64_t k0 = 0; k0 < g->K || k0 == 0; k0 += step) {
+        int64_t depth = g->K - k0 < step ? g->K - k0 : step;
+        const void *b = panel_part(g, room, n, width, k0, depth);
+        run_tiles(g, to, ldt, start, start_step, g->a + m0 * g->lda, b, k0, depth, rows);
+        start = to, start_step = ldt;
+    }
+    if (g->finish) g->finish(g, sums, PANEL, m0, n, (int)rows, (int)width);
+    else if (!direct)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < width; j++) g->c[(m0 + i) * g->ldc + n + j] = sums[i * PANEL + j];
+}
+
+/* A given by columns: a block of it is packed, then meets panels p0 ... p1; sums stay in c. */
+static void columns_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t p0, int64_t p1) {
+    float packed[GEMM_MC * GEMM_KC] __attribute__((aligned(64)));
+    float room[GEMM_KC * PANEL] __attribute__((aligned(64))), sums[TILE_M * PANEL];
+    int64_t step = k_block(g->K);
+    for (int64_t k0 = 0; k0 < g->K || k0 == 0; k0 += step) {
+        int64_t depth = g->K - k0 < step ? g->K - k0 : step;
+        pack_columns(g, packed, m0, rows, k0, depth);
+        for (int64_t n = p0 * PANEL; n < p1 * PANEL && n < g->N; n += PANEL) {
+            int64_t width = g->N - n < PANEL ? g->N - n : PANEL;
+            const void *b = panel_part(g, room, n, width, k0, depth);
+            float *to = g->c + m0 * g->ldc + n;
+            bool fresh = !g->add && k0 == 0;
+            if (width == PANEL) {
+                run_tiles(g, to, g->ldc, fresh ? zeros : to, fresh ? 0 : g->ldc, packed, b, 0, depth, rows);
+                continue;
+            }
+            for (int64_t i = 0, t = tile_count(rows); i < t; i++) {
+                int64_t m = tile_start(i, t, rows), height = tile_start(i + 1, t, rows) - m;
+                for (int64_t r = 0; r < height; r++)
+                    for (int64_t j = 0; j < PANEL; j++)
+                        sums[r * PANEL + j] = j < width && !fresh ? to[(m + r) * g->ldc + j] : 0;
+                tiles[height][1](sums, PANEL, sums, PANEL, packed + m * depth, height, b, depth);
+                for (int64_t r = 0; r < height; r++)
+                    for (int64_t j = 0; j < width; j++) to[(m + r) * g->ldc + j] = sums[r * PANEL + j];
+            }
+        }
+    }
+}
+
+/* ---- dividing ---------------------------------------------------------------------------------------------- */
+
+/* Rows of a block: A stays in the second cache, and sums on the stack.  Blocks are as even as can be. */
+static int64_t row_blocks(const gemm *g) {
+    int64_t most = g->columns || g->finish || g->N % PANEL ? GEMM_MC : GEMM_MC_PACKED;
+    int64_t fit = g->columns ? GEMM_MC : GEMM_A_BYTES / 4 / (g->K ? g->K : 1) / TILE_M * TILE_M;
+    if (fit < 4 * TILE_M) fit = 4 * TILE_M;
+    if (fit > most) fit = most;
+    return (g->M + fit - 1) / fit;
+}
+
+/* Units first ... last of (row block, panel), row blocks outside. */
+static void run_units(const gemm *g, int64_t blocks, int64_t first, int64_t last) {
+    int64_t panels = gemm_panels(g->N);
+    while (first < last) {
+        int64_t block = first / panels, p = first % panels, end = last - block * panels < panels ? last - block * panels : panels;
+        int64_t m0 = g->M * block / blocks, rows = g->M * (block + 1) / blocks - m0;
+        if (g->columns) columns_of_rows(g, m0, rows, p, end);
+        else
+            for (int64_t q = p; q < end; q++) panel_of_rows(g, m0, rows, q * PANEL);
+        first += end - p;
+    }
+}
+
+static __attribute__((unused)) void gemm_serial(const gemm *g) {
+    int64_t blocks = row_blocks(g);
+    run_units(g, blocks, 0, blocks * gemm_panels(g->N));
+}
+
+static __attribute__((unused)) void gemm_parallel(const gemm *g) {
+    int64_t blocks = row_blocks(g), units = blocks * gemm_panels(g->N), threads = wm_threads;
+    if (threads > units) threads = units;
+    if (threads < 2 || g->M * g->N * g->K < GEMM_ALONE) {
+        run_units(g, blocks, 0, units);
+        return;
+    }
+    #pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int64_t t = 0; t < threads; t++) run_units(g, blocks, units * t / threads, units * (t + 1) / threads);
+}
