@@ -91,14 +91,16 @@ static wm_tensor *twin(work *w, wm_tensor *t) {
     return wm_tensor_view(p->own, t->offset, t->ndim, t->shape);
 }
 
+static void drop_buffer(void *buffer) { wm_memory_drop(buffer); }
+
 static int build_twins(work *w) {
     wm_plan *plan = w->plan;
     if (w->n && !(plan->own = wm_alloc(w->n * sizeof *plan->own))) return -1;
     for (size_t i = 0; i < w->n; i++) {
         place *p = &w->places[i];
         wm_tensor *t = wm_tensor_borrow((wm_dtype)p->old->dtype, (char *)plan->buffer->data + p->offset, p->old->ndim,
-                                        p->old->shape, NULL, NULL);
-        if (!t) return -1;
+                                        p->old->shape, wm_memory_keep(plan->buffer), drop_buffer);
+        if (!t) return wm_memory_drop(plan->buffer), -1;
         plan->own[plan->n_own++] = p->own = t;
         plan->bytes_unshared += p->bytes;
     }
