@@ -27,9 +27,11 @@ int wm_fail_as(wm_failure, const char *fmt, ...) __attribute__((format(printf, 2
 void *wm_alloc(size_t bytes);                       /* NULL, with wm_error set, when memory is out */
 void  wm_free(void *block);                         /* NULL is fine */
 void  wm_pool_trim(void);                           /* hand the idle blocks back to the system */
-typedef struct { uint64_t misses, bytes_in_use, bytes_idle, bytes_peak; } wm_pool_counts;
+typedef struct { uint64_t misses, bytes_in_use, bytes_idle, bytes_peak, overruns; } wm_pool_counts;
 wm_pool_counts wm_pool_count(void);
 void  wm_pool_limit(size_t bytes);                  /* refuse to hold more than this; 0: no limit */
+
+void  wm_pool_guard(bool on);                       /* tests: NaN in new blocks, sentinels round them; overruns are counted */
 
 /* Threads that a kernel may use.  Results do not depend on it. */
 extern int wm_threads;

@@ -95,7 +95,7 @@ static PyObject *threads(PyObject *m, PyObject *unused) { (void)m, (void)unused;
 static PyObject *pool(PyObject *m, PyObject *unused) {
     (void)m, (void)unused;
     wm_pool_counts c = wm_pool_count();
-    return Py_BuildValue("{s:K,s:K,s:K,s:K}", "misses", c.misses, "bytes_in_use", c.bytes_in_use, "bytes_idle", c.bytes_idle, "bytes_peak", c.bytes_peak);
+    return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K}", "overruns", c.overruns, "misses", c.misses, "bytes_in_use", c.bytes_in_use, "bytes_idle", c.bytes_idle, "bytes_peak", c.bytes_peak);
 }
 
 static PyObject *pool_trim(PyObject *m, PyObject *unused) {
@@ -109,6 +109,14 @@ static PyObject *pool_limit(PyObject *m, PyObject *v) {
     size_t n = PyLong_AsSize_t(v);
     if (PyErr_Occurred()) return NULL;
     wm_pool_limit(n);
+    Py_RETURN_NONE;
+}
+
+static PyObject *pool_guard(PyObject *m, PyObject *v) {
+    (void)m;
+    int yes = PyObject_IsTrue(v);
+    if (yes < 0) return NULL;
+    wm_pool_guard(yes);
     Py_RETURN_NONE;
 }
 
@@ -141,9 +149,10 @@ static PyMethodDef functions[] = {
     {"kernel_address", kernel_address, METH_VARARGS, "kernel_address(table, name)\n--\n\nWhere a kernel's code lies, for tests through ctypes."},
     {"set_threads", set_threads, METH_O, "set_threads(n)\n--\n\nHow many threads a kernel may use.  Results do not depend on it."},
     {"threads", threads, METH_NOARGS, "threads()\n--\n\nHow many threads a kernel may use."},
-    {"pool", pool, METH_NOARGS, "pool()\n--\n\nThe memory pool's counts: misses, bytes_in_use, bytes_idle, bytes_peak."},
+    {"pool", pool, METH_NOARGS, "pool()\n--\n\nThe memory pool's counts: misses, bytes_in_use, bytes_idle, bytes_peak, overruns."},
     {"pool_trim", pool_trim, METH_NOARGS, "pool_trim()\n--\n\nHand idle blocks back to the system; the peak starts anew."},
     {"pool_limit", pool_limit, METH_O, "pool_limit(bytes)\n--\n\nRaise MemoryError rather than hold more; 0: no limit."},
+    {"pool_guard", pool_guard, METH_O, "pool_guard(on)\n--\n\nTests: fill new blocks with NaN and count writes past their ends."},
     {"guard_nan", guard_nan, METH_O, "guard_nan(on)\n--\n\nLook for NaN and infinity after every op, and raise RuntimeError naming the op."},
     {0},
 };
