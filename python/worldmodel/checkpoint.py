@@ -1,0 +1,55 @@
+"""Model files: tensors and JSON metadata in one safetensors file, written atomically, read as hostile until checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write tensors and metadata (any JSON) to path: a temporary file beside it, fsync, rename.
+
+    A kill at any moment leaves the last good file.  Raises OSError (disk full, no such folder), and then removes what it began.
+    """
+    from safetensors.numpy import save
+
+    header = {key: json.dumps(value) for key, value in (metadata or {}).items()}
+    data = save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata=header or None)
+    write_atomically(path, data)
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace path by data, or leave it as it was."""
+    path = os.fspath(path)
+    handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=os.path.dirname(path) or ".")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(tensors, metadata) of a file of write_tensors.
+
+    Raises FileNotFoundError, or ValueError if the file is truncated, no safetensors file, or its metadata no JSON.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as f:
+            metadata = {k: json.loads(v) for k, v in (f.metadata() or {}).items() if k != "format"}
+            return {name: f.get_tensor(name) for name in f.keys()}, metadata
+    except SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)}: not a whole safetensors file ({error})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{os.fspath(path)}: its metadata is no JSON ({error})") from None

@@ -1,0 +1,303 @@
+"""Modules: parameters with names, and the layers that the models are made of.
+
+A module's tensors are its attributes; names are the path of attributes to them ("blocks.0.attention.qkv.weight"), as in
+PyTorch, so that weights of other projects map one to one.  Tensors that need a gradient are parameters, the others
+buffers; both are saved.  Names that begin with "_" are neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import machine
+from . import ops as _ops
+from .tensor import Tensor
+
+ops: Any = _ops
+
+# ---- initialisers -----------------------------------------------------------------------------------
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+def normal(*shape: int, std: float = 0.02) -> np.ndarray:
+    return (machine.generator().standard_normal(shape) * std).astype(np.float32)
+
+
+def fan_in_uniform(*shape: int) -> np.ndarray:
+    """U(-b, b), b = 1/sqrt(fan in): PyTorch's default for linear and convolution weights (Kaiming, a = sqrt 5)."""
+    bound = 1.0 / math.sqrt(max(1, math.prod(shape[1:])))
+    return machine.generator().uniform(-bound, bound, shape).astype(np.float32)
+
+
+def xavier_uniform(*shape: int) -> np.ndarray:
+    """U(-b, b), b = sqrt(6 / (fan in + fan out)) (Glorot & Bengio 2010)."""
+    area = math.prod(shape[1:-1]) if len(shape) > 2 else 1
+    bound = math.sqrt(6.0 / (area * (shape[-1] + shape[0])))
+    return machine.generator().uniform(-bound, bound, shape).astype(np.float32)
+
+
+def orthogonal(*shape: int, gain: float = 1.0) -> np.ndarray:
+    """Rows (or columns) orthonormal, from the QR of a Gaussian (Saxe et al. 2013)."""
+    rows, cols = shape[0], math.prod(shape[1:])
+    a = machine.generator().standard_normal((max(rows, cols), min(rows, cols)))
+    q, r = np.linalg.qr(a)
+    q = q * np.sign(np.diag(r))
+    return (gain * (q.T if rows < cols else q)).reshape(shape).astype(np.float32)
+
+
+def parameter(values: np.ndarray) -> Tensor:
+    """A tensor of its own that needs a gradient."""
+    return Tensor(values, needs_grad=True, copy=True)
+
+
+def buffer(values: np.ndarray) -> Tensor:
+    """A tensor of its own that is saved with the module but not trained."""
+    return Tensor(values, copy=True)
+
+
+# ---- Module -----------------------------------------------------------------------------------------
+
+
+def _children(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Module):
+        yield from value.named_tensors(name + ".")
+    elif isinstance(value, (list, tuple)):
+        for i, v in enumerate(value):
+            yield from _children(v, f"{name}.{i}")
+    elif isinstance(value, dict):
+        for k, v in value.items():
+            yield from _children(v, f"{name}.{k}")
+
+
+class Module:
+    """The base of every layer and model: subclass it, set tensors and modules as attributes, write forward."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of every parameter and buffer, in the order they were set."""
+        for name, value in vars(self).items():
+            if not name.startswith("_"):
+                yield from _children(value, prefix + name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        seen: set[int] = set()
+        for name, t in self.named_tensors():
+            if t.needs_grad and id(t) not in seen:
+                seen.add(id(t))
+                yield name, t
+
+    def parameters(self) -> list[Tensor]:
+        return [t for _, t in self.named_parameters()]
+
+    def parameter_count(self) -> int:
+        return sum(t.size for t in self.parameters())
+
+    def zero_grad(self) -> None:
+        for t in self.parameters():
+            t.zero_grad()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """A copy of every tensor by name."""
+        return {name: np.array(t.numpy()) for name, t in self.named_tensors()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
+        """Overwrite tensors by name.
+
+        Raises KeyError listing missing and unknown names (strict), ValueError listing misshapen ones; then nothing
+        has been changed.
+        """
+        mine = dict(self.named_tensors())
+        missing, unknown = [n for n in mine if n not in state], [n for n in state if n not in mine]
+        if strict and (missing or unknown):
+            raise KeyError(f"load_state_dict: missing {missing or 'nothing'}; unknown {unknown or 'nothing'}")
+        wrong = [f"{n}: {tuple(np.shape(state[n]))} in the file, {t.shape} here"
+                 for n, t in mine.items() if n in state and tuple(np.shape(state[n])) != t.shape]
+        if wrong:
+            raise ValueError("load_state_dict: shapes differ: " + "; ".join(wrong))
+        for n, t in mine.items():
+            if n in state:
+                t.copy_(np.asarray(state[n]))
+
+    def save(self, path: str) -> None:
+        """Write the tensors to a safetensors file, atomically."""
+        from .checkpoint import write_tensors
+
+        write_tensors(path, self.state_dict())
+
+    def load(self, path: str, strict: bool = True) -> None:
+        """Read the tensors from a safetensors file; errors as load_state_dict's."""
+        from .checkpoint import read_tensors
+
+        self.load_state_dict(read_tensors(path)[0], strict)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.parameter_count():,} parameters)"
+
+
+class Sequential(Module):
+    """Modules or functions, one after the other; names are "0", "1", ..."""
+
+    def __init__(self, *layers: Callable[[Tensor], Tensor]):
+        self._layers = layers
+        for i, layer in enumerate(layers):
+            setattr(self, str(i), layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self._layers:
+            x = layer(x)
+        return x
+
+
+# ---- layers -----------------------------------------------------------------------------------------
+
+
+class Linear(Module):
+    """act(x weight^T + bias) over the last axis.  weight (features_out, features_in)."""
+
+    def __init__(self, features_in: int, features_out: int, bias: bool = True, act: str = "none",
+                 init: Callable[..., np.ndarray] = fan_in_uniform):
+        self.weight = parameter(init(features_out, features_in))
+        self.bias = parameter(zeros(features_out)) if bias else None
+        self._act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias, act=self._act)
+
+
+class Conv2d(Module):
+    """Convolution of x (B, H, W, features_in), channels last; weight (features_out, kernel, kernel, features_in)."""
+
+    def __init__(self, features_in: int, features_out: int, kernel: int = 3, stride: int = 1, upsample: int = 1,
+                 bias: bool = True, act: str = "none", init: Callable[..., np.ndarray] = fan_in_uniform):
+        self.weight = parameter(init(features_out, kernel, kernel, features_in))
+        self.bias = parameter(zeros(features_out)) if bias else None
+        self._stride, self._upsample, self._act = stride, upsample, act
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return ops.conv2d(x, self.weight, self.bias, residual, stride=self._stride, upsample=self._upsample, act=self._act)
+
+
+class LayerNorm(Module):
+    """Zero mean and unit variance over the last axis, then weight and bias (Ba et al. 2016)."""
+
+    def __init__(self, features: int, eps: float = 1e-5, affine: bool = True):
+        self.weight = parameter(ones(features)) if affine else None
+        self.bias = parameter(zeros(features)) if affine else None
+        self._eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.weight, self.bias, eps=self._eps)
+
+
+class RMSNorm(Module):
+    """x / sqrt(mean x^2 + eps) over the last axis, times weight (Zhang & Sennrich 2019)."""
+
+    def __init__(self, features: int, eps: float = 1e-6, affine: bool = True):
+        self.weight = parameter(ones(features)) if affine else None
+        self._eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, eps=self._eps)
+
+
+class GroupNorm(Module):
+    """Zero mean and unit variance over space and each group of channels (Wu & He 2018), channels last."""
+
+    def __init__(self, groups: int, features: int, eps: float = 1e-5, affine: bool = True):
+        self.weight = parameter(ones(features)) if affine else None
+        self.bias = parameter(zeros(features)) if affine else None
+        self._groups, self._eps = groups, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.group_norm(x, self.weight, self.bias, groups=self._groups, eps=self._eps)
+
+
+class Embedding(Module):
+    """A row of a table (rows, features) for every index."""
+
+    def __init__(self, rows: int, features: int, std: float = 1.0):
+        self.weight = parameter(normal(rows, features, std=std))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return ops.embedding(self.weight, index)
+
+
+class MLP(Module):
+    """Linear layers with an activation after every one but the last."""
+
+    def __init__(self, *features: int, act: str = "silu", zero_last: bool = False):
+        last = len(features) - 2
+        self.layers = [
+            Linear(features[i], features[i + 1], act="none" if i == last else act,
+                   init=zeros if zero_last and i == last else fan_in_uniform)
+            for i in range(len(features) - 1)
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class SwiGLU(Module):
+    """down(silu(x w1) * (x w2)) (Shazeer 2020); hidden features by default 8/3 of the input's, to a multiple of 32."""
+
+    def __init__(self, features: int, hidden: int | None = None):
+        hidden = hidden or (features * 8 // 3 + 31) // 32 * 32
+        self.up = parameter(fan_in_uniform(2 * hidden, features))
+        self.down = Linear(hidden, features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(ops.swiglu(x, self.up))
+
+
+def _uniform(shape: Sequence[int], bound: float) -> Tensor:
+    return parameter(machine.generator().uniform(-bound, bound, shape).astype(np.float32))
+
+
+class LSTM(Module):
+    """Long short-term memory over x (B, T, features_in) (Hochreiter & Schmidhuber 1997), gates i, f, g, o."""
+
+    def __init__(self, features_in: int, features: int):
+        bound = 1.0 / math.sqrt(features)
+        self.weight_ih, self.weight_hh = _uniform((4 * features, features_in), bound), _uniform((4 * features, features), bound)
+        self.bias_ih, self.bias_hh = _uniform((4 * features,), bound), _uniform((4 * features,), bound)
+        self._features = features
+
+    def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None, reset: Tensor | None = None
+                ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, features_in), state h and c (B, features), reset (B, T) uint8: 1 forgets the state before that step.
+        Returns the outputs (B, T, features) and the last h and c."""
+        return ops.lstm(x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, h, c, reset)
+
+
+class GRU(Module):
+    """Gated recurrent unit over x (B, T, features_in) (Cho et al. 2014), gates r, z, n."""
+
+    def __init__(self, features_in: int, features: int):
+        bound = 1.0 / math.sqrt(features)
+        self.weight_ih, self.weight_hh = _uniform((3 * features, features_in), bound), _uniform((3 * features, features), bound)
+        self.bias_ih, self.bias_hh = _uniform((3 * features,), bound), _uniform((3 * features,), bound)
+        self._features = features
+
+    def forward(self, x: Tensor, h: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As LSTM's, with one state.  Returns the outputs (B, T, features) and the last h."""
+        return ops.gru(x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, h, reset)
