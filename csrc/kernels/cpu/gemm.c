@@ -121,11 +121,13 @@ static inline __attribute__((always_inline)) row_of_b load_b(const void *b, int6
 
 /* c (rows, PANEL) = start + A B over K.  start is read in rows of start_step: c itself, a row of bias, or zeros. */
 static inline __attribute__((always_inline)) void tile(const int rows, const bool columns, const bool bf16, float *c,
-        int64_t ldc, const float *start, int64_t start_step, const float *a, int64_t lda, const void *b, int64_t K) {
+        int64_t ldc, const float *start, int64_t start_step, const float *a, int64_t lda, const void *b, int64_t K,
+        const char *ahead) {
     vec acc[TILE_M][TILE_N];
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < TILE_N; j++) acc[i][j] = vec_load(start + i * start_step + j * WM_LANES);
     for (int64_t k = 0; k < K; k++) {
+        __builtin_prefetch(ahead + k * 64, 0, 2);
         row_of_b r = load_b(b, k, bf16);
         UNROLL for (int i = 0; i < rows; i++) {
             vec s = vec_set(columns ? a[k * lda + i] : a[i * lda + k]);
@@ -137,11 +139,11 @@ static inline __attribute__((always_inline)) void tile(const int rows, const boo
 }
 
 typedef void tile_fn(float *c, int64_t ldc, const float *start, int64_t start_step, const float *a, int64_t lda,
-                     const void *b, int64_t K);
+                     const void *b, int64_t K, const char *ahead);
 #define TILE(name, rows, columns, bf16)                                                                          \
     static void name##_##rows(float *c, int64_t ldc, const float *start, int64_t start_step, const float *a,        \
-                            int64_t lda, const void *b, int64_t K) {                                             \
-        tile(rows, columns, bf16, c, ldc, start, start_step, a, lda, b, K);                                     \
+                            int64_t lda, const void *b, int64_t K, const char *ahead) {                          \
+        tile(rows, columns, bf16, c, ldc, start, start_step, a, lda, b, K, ahead);                              \
     }
 #define TILES(rows) TILE(tile_rows, rows, false, false) TILE(tile_columns, rows, true, false) TILE(tile_bf16, rows, false, true)
 #define ENTRY(rows) {tile_rows_##rows, tile_columns_##rows, tile_bf16_##rows},
@@ -170,23 +172,32 @@ static inline int64_t tile_count(int64_t M) { return (M + TILE_M - 1) / TILE_M; 
 /* One panel, one block of K, the rows m0 ... m1: into to (rows of ldt), started from start. */
 static void run_tiles(const gemm *g, float *to, int64_t ldt, const float *start, int64_t start_step, const float *a,
                       const void *b, int64_t k0, int64_t K, int64_t rows) {
+    int64_t part = K * PANEL * (g->b_form == GEMM_PACKED_BF16 ? 2 : 4);
     int kind = g->columns ? 1 : g->b_form == GEMM_PACKED_BF16 ? 2 : 0;
     for (int64_t i = 0, t = tile_count(rows); i < t; i++) {
         int64_t m = tile_start(i, t, rows), height = tile_start(i + 1, t, rows) - m;
         const float *from = g->columns ? a + m * K : a + m * g->lda + k0;
-        tiles[height][kind](to + m * ldt, ldt, start + m * start_step, start_step, from, g->columns ? height : g->lda, b, K);
+        tiles[height][kind](to + m * ldt, ldt, start + m * start_step, start_step, from, g->columns ? height : g->lda, b, K,
+                            (const char *)b + (i * K * 64 < part ? part + i * K * 64 : 0));
     }
 }
 
-/* A block of a transposed A, tile by tile: p[tile][k][height] */
+/* A block of a transposed A, tile by tile: p[tile][k][height].  One row of A after the other, since rows may be far
+   apart.  Whole vectors are copied where the row goes on; what they write too much the next k writes again. */
 static void pack_columns(const gemm *g, float *p, int64_t m0, int64_t rows, int64_t k0, int64_t K) {
-    int64_t t = tile_count(rows);
+    int64_t t = tile_count(rows), ends[GEMM_MC / TILE_M + 1];
+    for (int64_t i = 0; i < t; i++) ends[i] = tile_start(i + 1, t, rows);
     for (int64_t k = 0; k < K; k++) {
         const float *from = g->a + (k0 + k) * g->lda + m0;
-        for (int64_t i = 0; i < t; i++) {
-            int64_t m = tile_start(i, t, rows), height = tile_start(i + 1, t, rows) - m;
+        for (int64_t i = 0, m = 0; i < t; m = ends[i++]) {
+            int64_t height = ends[i] - m;
             float *to = p + m * K + k * height;
-            for (int64_t r = 0; r < height; r++) to[r] = from[m + r];
+            if (k + 1 < K && height <= 2 * WM_LANES && m0 + m + 2 * WM_LANES <= g->M) {
+                vec_store(to, vec_load(from + m));
+                if (height > WM_LANES) vec_store(to + WM_LANES, vec_load(from + m + WM_LANES));
+            } else {
+                for (int64_t r = 0; r < height; r++) to[r] = from[m + r];
+            }
         }
     }
 }
@@ -238,7 +249,7 @@ static void panel_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t n) {
 
 /* A given by columns: a block of it is packed, then meets panels p0 ... p1; sums stay in c. */
 static void columns_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t p0, int64_t p1) {
-    float packed[GEMM_MC * GEMM_KC] __attribute__((aligned(64)));
+    float packed[GEMM_MC * GEMM_KC + PANEL] __attribute__((aligned(64)));
     float room[GEMM_KC * PANEL] __attribute__((aligned(64))), sums[TILE_M * PANEL];
     int64_t step = k_block(g->K);
     for (int64_t k0 = 0; k0 < g->K || k0 == 0; k0 += step) {
@@ -258,7 +269,7 @@ static void columns_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t p0,
                 for (int64_t r = 0; r < height; r++)
                     for (int64_t j = 0; j < PANEL; j++)
                         sums[r * PANEL + j] = j < width && !fresh ? to[(m + r) * g->ldc + j] : 0;
-                tiles[height][1](sums, PANEL, sums, PANEL, packed + m * depth, height, b, depth);
+                tiles[height][1](sums, PANEL, sums, PANEL, packed + m * depth, height, b, depth, b);
                 for (int64_t r = 0; r < height; r++)
                     for (int64_t j = 0; j < width; j++) to[(m + r) * g->ldc + j] = sums[r * PANEL + j];
             }
