@@ -37,7 +37,9 @@ static inline void mul_wide(wvec *high, wvec *low, wvec a, uint32_t m) {
 /* The four words of blocks first, first + 1, ... of a stream, one block a lane. */
 static inline void philox_lanes(wvec x[4], const int32_t *stream, uint32_t salt, int64_t first) {
     uint32_t k0 = (uint32_t)stream[0], k1 = (uint32_t)stream[1];
-    for (int i = 0; i < WM_LANES; i++) x[0][i] = (uint32_t)(first + i);
+    wvec block = (wvec){0} + (uint32_t)first;
+    UNROLL for (int i = 0; i < WM_LANES; i++) block[i] += (uint32_t)i;
+    x[0] = block;
     x[1] = (wvec){0} + salt;
     x[2] = (wvec){0} + (uint32_t)stream[2];
     x[3] = (wvec){0} + (uint32_t)stream[3];
@@ -79,8 +81,10 @@ static void fill_bits(uint32_t *out, const int32_t *stream, uint32_t salt, int64
         wvec x[4];
         vec v[4];
         philox_lanes(x, stream, salt, (first + i) / 4);
+        float raw[4 * WM_LANES];
         for (int w = 0; w < 4; w++) v[w] = (vec)x[w];
-        store_numbers((float *)out + i, v);
+        store_numbers(raw, v);
+        memcpy(out + i, raw, sizeof raw);
     }
 }
 

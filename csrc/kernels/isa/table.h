@@ -5,6 +5,7 @@
 #include "../cpu/vec.h"
 #include "../cpu/gemm.c"
 #include "../cpu/pointwise.c"
+#include "../cpu/random.c"
 
 const wm_kernels WM_TABLE = {
     .name = WM_ISA,
