@@ -6,6 +6,7 @@
 #include "../cpu/gemm.c"
 #include "../cpu/pointwise.c"
 #include "../cpu/random.c"
+#include "../cpu/diffuse.c"
 
 const wm_kernels WM_TABLE = {
     .name = WM_ISA,
