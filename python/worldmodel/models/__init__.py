@@ -1,0 +1,1 @@
+"""The networks: one file a family, each built from ops in Python."""
