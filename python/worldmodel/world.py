@@ -1,0 +1,191 @@
+"""World: a backbone, the spaces of the environment it stands for, and the frames it starts from, in one file.
+
+    world = wm.World.create(replay, size="S")          # spaces and frame size from the data
+    wm.train_world(world, replay, minutes=5)
+    world.save("doom.safetensors"); world = wm.World.load("doom.safetensors")
+    env = gym.make("worldmodel/Imagined-v0", world=world)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import nn
+from .checkpoint import read_tensors, write_tensors
+from .models.dynamics import Dynamics, Window
+from .spaces import SlotTable, space_from_json, space_to_json
+from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from .data import Batch, Replay
+    from .sampling import Sampler
+
+FORMAT = 1
+"""Version of the model file."""
+
+BACKBONES = {"dit": ("worldmodel.models.dit", "DiT"), "unet": ("worldmodel.models.unet", "UNet")}
+"""Name -> where its Dynamics class is.  A new backbone is a line here."""
+
+
+@dataclass
+class WorldConfig:
+    """What a world is made of; saved in its file, so only JSON values."""
+
+    backbone: str = "dit"
+    size: str = "S"
+    frame_shape: tuple[int, int, int] = (64, 64, 3)
+    action_space: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] | None = None
+    fps: float = 30.0
+    max_episode_steps: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    """The backbone's own settings (see its class)."""
+
+
+class World(nn.Module):
+    """A learned environment.  Make one with `create` or `load`; step it through `sampler` or as a Gymnasium environment."""
+
+    def __init__(self, config: WorldConfig):
+        if config.backbone not in BACKBONES:
+            raise ValueError(f"World: backbone must be one of {sorted(BACKBONES)}, got {config.backbone!r}")
+        self._config = config
+        self._table = SlotTable.of(space_from_json(config.action_space))
+        module, name = BACKBONES[config.backbone]
+        maker = getattr(import_module(module), name)
+        self.dynamics: Dynamics = maker(config.frame_shape, self._table.feature_size, size=config.size, **config.options)
+        H, W, C = config.frame_shape
+        self._start_frames = np.zeros((0, self.dynamics.context, H, W, C), np.uint8)
+        self._start_actions = np.zeros((0, self.dynamics.context, self._table.feature_size), np.float32)
+
+    @classmethod
+    def create(cls, replay: Replay, size: str = "S", backbone: str = "dit", starts: int = 64, seed: int = 0, **options: Any) -> World:
+        """An untrained world for the frames and actions of a replay.
+
+        size: one of the backbone's sizes; starts: how many windows of frames to keep in the file to start episodes from;
+        options: the backbone's settings.  Raises ValueError for a replay without actions, or an unknown size or option.
+        """
+        if replay.table is None:
+            raise ValueError("World.create: the replay has no actions")
+        recipe = replay.environment
+        config = WorldConfig(backbone=backbone, size=size, frame_shape=tuple(replay.frame_shape),
+                             action_space=space_to_json(replay.action_space), environment=recipe,
+                             fps=replay.fps or 30.0, options=options)
+        world = cls(config)
+        world.take_starts(replay, starts, seed)
+        return world
+
+    # ---- facts ----
+
+    @property
+    def config(self) -> WorldConfig:
+        return self._config
+
+    @property
+    def table(self) -> SlotTable:
+        """The action space as slots."""
+        return self._table
+
+    @property
+    def action_space(self) -> Any:
+        return space_from_json(self._config.action_space)
+
+    @property
+    def observation_space(self) -> Any:
+        from gymnasium.spaces import Box
+
+        return Box(0, 255, self._config.frame_shape, np.uint8)
+
+    @property
+    def context(self) -> int:
+        return self.dynamics.context
+
+    # ---- learning ----
+
+    def window(self, replay: Replay, batch: Batch) -> Window:
+        """A replay's batch as tensors."""
+        return Window.of(batch, replay.features(batch))
+
+    def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
+        """See Dynamics.losses."""
+        return self.dynamics.losses(window, stream)
+
+    # ---- acting ----
+
+    def sampler(self, n: int, **options: Any) -> Sampler:
+        """n imagined environments (see sampling.Sampler); options are the backbone's (steps=...)."""
+        return self.dynamics.sampler(n, **options)
+
+    def features(self, actions: Any) -> np.ndarray:
+        """A batch of actions as Gymnasium gives them -> (n, F) float32."""
+        return self._table.features_batch(actions)
+
+    def take_starts(self, replay: Replay, count: int, seed: int = 0) -> None:
+        """Keep up to count windows of the replay, drawn evenly, as places to start episodes from."""
+        rng = np.random.default_rng(seed)
+        batch = replay.sample(rng, count, self.context)
+        whole = batch.frame_known.all(1) & batch.mask.all(1)
+        features = replay.features(batch)
+        led = np.zeros_like(features)
+        led[:, 1:] = features[:, :-1]
+        pick = np.flatnonzero(whole) if whole.any() else np.arange(len(whole))
+        self._start_frames, self._start_actions = batch.frames[pick], led[pick]
+
+    @property
+    def starts(self) -> tuple[np.ndarray, np.ndarray]:
+        """(frames (S,context,H,W,C) uint8, action features that led to each (S,context,F))."""
+        return self._start_frames, self._start_actions
+
+    # ---- one file ----
+
+    def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
+        """Write weights, spaces, start frames and settings to one safetensors file, atomically."""
+        tensors = self.state_dict()
+        tensors["starts.frames"], tensors["starts.actions"] = self._start_frames, self._start_actions
+        metadata = {"worldmodel": {"format": FORMAT, "kind": "world", "config": dataclasses.asdict(self._config), **extra}}
+        write_tensors(path, tensors, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> World:
+        """Read a file of save.  Raises FileNotFoundError, or ValueError saying what is wrong with the file."""
+        tensors, metadata = read_tensors(path)
+        config = _config_of(os.fspath(path), metadata)
+        frames, actions = tensors.pop("starts.frames", None), tensors.pop("starts.actions", None)
+        try:
+            world = cls(config)
+            world.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)}: {error.args[0]}") from None
+        world._set_starts(os.fspath(path), frames, actions)
+        return world
+
+    def _set_starts(self, path: str, frames: np.ndarray | None, actions: np.ndarray | None) -> None:
+        for name, got, like in (("frames", frames, self._start_frames), ("actions", actions, self._start_actions)):
+            if got is None or got.shape[1:] != like.shape[1:] or got.dtype != like.dtype:
+                raise ValueError(f"{path}: starts.{name} must be (S, {', '.join(map(str, like.shape[1:]))}) {like.dtype}, "
+                                 f"got {'nothing' if got is None else (got.shape, str(got.dtype))}")
+        assert frames is not None and actions is not None
+        if len(frames) != len(actions):
+            raise ValueError(f"{path}: {len(frames)} start frames and {len(actions)} start actions")
+        self._start_frames, self._start_actions = frames, actions
+
+
+def _config_of(path: str, metadata: dict[str, Any]) -> WorldConfig:
+    about = metadata.get("worldmodel")
+    if not isinstance(about, dict) or about.get("kind") != "world":
+        raise ValueError(f"{path}: not a world of this library (no 'worldmodel' metadata of kind 'world')")
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path}: model format {about.get('format')!r}, this version reads {FORMAT}")
+    config = about.get("config")
+    names = {f.name for f in dataclasses.fields(WorldConfig)}
+    if not isinstance(config, dict) or set(config) - names:
+        raise ValueError(f"{path}: its config is damaged: {sorted(set(config) - names) if isinstance(config, dict) else config!r}")
+    shape = config.get("frame_shape")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and 1 <= n <= 4096 for n in shape)):
+        raise ValueError(f"{path}: frame_shape must be three lengths of 1 to 4096, got {shape!r}")
+    return WorldConfig(**{**config, "frame_shape": tuple(shape)})
