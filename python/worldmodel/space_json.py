@@ -2,8 +2,8 @@
 
 Law: space_from_json(json.loads(json.dumps(space_to_json(s)))) == s, with the bounds of a Box bit-equal
 (infinities, float16, 64-bit integers), Discrete.start, dtypes, the order of Dict keys, OneOf. Numbers are
-written as JSON numbers; inf and -inf as strings, so that the text is strict JSON. Arrays are flat (C order), or
-one number when all elements are equal. For observation spaces Text, Sequence and Graph are carried too.
+written as JSON numbers; inf and -inf as strings, so that the text is strict JSON. Arrays are flat (C order),
+or one number when all elements are equal. For observation spaces Text, Sequence and Graph are carried too.
 """
 
 from __future__ import annotations
