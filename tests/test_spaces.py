@@ -7,92 +7,10 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from worldmodel.spaces import Codes, SlotTable, space_from_json, space_to_json, symexp, symlog
-
-DTYPES = [np.dtype(c) for c in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
-SHAPES = [(), (1,), (2,), (3,), (2, 2), (1, 3), (0,), (2, 0)]
-
-
-# ---- random spaces -----------------------------------------------------------------------------------------
-
-
-def random_box(rng):
-    dtype, shape = DTYPES[rng.integers(len(DTYPES))], SHAPES[rng.integers(len(SHAPES))]
-    if dtype.kind == "f":
-        ends = np.sort(rng.normal(scale=10.0 ** rng.integers(-3, 4), size=(2, *shape)), axis=0).astype(dtype)
-        if rng.random() < 0.3:
-            ends = np.sort(np.stack([np.full(shape, -np.finfo(dtype).max), ends[1]]), axis=0).astype(dtype)
-        low, high = np.array(ends[0]), np.array(ends[1])
-        low = np.where(rng.random(shape) < 0.2, -np.inf, low).astype(dtype)
-        high = np.where(rng.random(shape) < 0.2, np.inf, high).astype(dtype)
-    elif dtype.kind == "b":
-        low, high = np.zeros(shape, bool), np.ones(shape, bool)
-    else:
-        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
-        pair = rng.integers(least, most, (2, *shape), dtype, endpoint=True)
-        if rng.random() < 0.4:
-            pair[...] = np.array([least, most], dtype).reshape(2, *[1] * len(shape))
-        low, high = pair.min(axis=0), pair.max(axis=0)
-    return spaces.Box(np.array(low, dtype), np.array(high, dtype), shape, dtype)
-
-
-def random_discrete(rng):
-    n = int(rng.choice([1, 2, 3, 17, 4096, 4097, 2**40]))
-    start = int(rng.choice([0, 1, -5, 2**60 + 1, -(2**62)]))
-    return spaces.Discrete(n, start=start)
-
-
-def random_multi_discrete(rng):
-    dtype = np.dtype(rng.choice(["i1", "i4", "i8", "u1"]))
-    shape = SHAPES[rng.integers(1, 6)]
-    start = rng.integers(0 if dtype.kind == "u" else -5, 6, shape).astype(dtype)
-    return spaces.MultiDiscrete(rng.integers(1, 8, shape), dtype=dtype, start=start)
-
-
-def random_space(rng, depth=0):
-    """A random space, at most four levels deep."""
-    leaf = rng.integers(4) if depth >= 3 else rng.integers(7)
-    if leaf == 0:
-        return random_box(rng)
-    if leaf == 1:
-        return random_discrete(rng)
-    if leaf == 2:
-        return random_multi_discrete(rng)
-    if leaf == 3:
-        shape = SHAPES[rng.integers(1, 6)]
-        return spaces.MultiBinary(shape if rng.random() < 0.7 else int(rng.integers(1, 4)))
-    parts = [random_space(rng, depth + 1) for _ in range(rng.integers(1 if leaf == 6 else 0, 4))]
-    if leaf == 4:
-        keys = rng.permutation(["move", "camera", "a'b", "é", "0"])[: len(parts)].tolist()
-        return spaces.Dict(list(zip(keys, parts, strict=True)))
-    return spaces.Tuple(parts) if leaf == 5 else spaces.OneOf(parts)
-
-
-def same(a, b):
-    """Equal in structure, types, dtypes and bits."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (tuple, list)):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, (np.ndarray, np.generic)):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    return a == b
-
-
-def exactly_equal(a, b):
-    """Gymnasium compares bounds with a tolerance; here to the bit."""
-    if isinstance(a, spaces.Box):
-        pairs = [(getattr(a, k), getattr(b, k)) for k in ("low", "high", "bounded_below", "bounded_above")]
-        return a == b and all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)
-    if isinstance(a, spaces.Dict):
-        return list(a) == list(b) and all(exactly_equal(a[k], b[k]) for k in a)
-    if isinstance(a, (spaces.Tuple, spaces.OneOf)):
-        return type(a) is type(b) and all(map(exactly_equal, a.spaces, b.spaces)) and len(a) == len(b)
-    return a == b
+from random_spaces import SHAPES, exactly_equal, random_space, same
+from worldmodel.spaces import Codes, SlotTable, symexp, symlog
 
 
 def check_round_trips(space, rng):
@@ -122,7 +40,7 @@ def check_round_trips(space, rng):
 
 
 def test_round_trips_of_10000_random_spaces():
-    began = time.monotonic()
+    began = time.process_time()
     for seed in range(10_000):
         rng = np.random.default_rng(seed)
         space = random_space(rng)
@@ -130,7 +48,7 @@ def test_round_trips_of_10000_random_spaces():
             check_round_trips(space, rng)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {space}") from error
-    assert time.monotonic() - began < 120  # some 20 s on a free core
+    assert time.process_time() - began < 60  # some 15 s
 
 
 leaf_spaces = st.one_of(
@@ -166,6 +84,8 @@ any_space = st.recursive(
 
 
 @settings(max_examples=200, deadline=None)
+@example(spaces.Box(np.inf, np.inf, (1,)), 0)
+@example(spaces.Tuple([]), 0)
 @given(any_space, st.integers(0, 2**32 - 1))
 def test_round_trips_of_hypothesis_spaces(space, seed):
     check_round_trips(space, np.random.default_rng(seed))
@@ -536,82 +456,3 @@ def test_float64_actions_for_a_float32_box_are_rounded_and_too_large_ones_refuse
     assert same(table.decode(table.encode(np.array([0.1]))), np.array([0.1], np.float32))
     with pytest.raises(ValueError, match="1e\\+300 does not fit in float32"):
         table.encode(np.array([1e300]))
-
-
-# ---- JSON --------------------------------------------------------------------------------------------------
-
-
-def test_json_carries_observation_spaces():
-    space = spaces.Dict(
-        [
-            ("z", spaces.Text(9, min_length=0, charset="zab")),
-            ("pixels", spaces.Box(0, 255, (4, 4, 3), np.uint8)),
-            ("graph", spaces.Graph(spaces.Box(-1, 1, (3,)), spaces.Discrete(2))),
-            ("bare", spaces.Graph(spaces.Discrete(2), None)),
-            ("list", spaces.Sequence(spaces.Discrete(4), stack=True)),
-            ("ints", spaces.Box(-np.inf, np.inf, (2,), np.int64)),
-            ("half", spaces.Box(np.array([-np.inf, 0]), np.array([np.inf, 0.1]), dtype=np.float16)),
-            ("zero", spaces.Box(-0.0, 0.0, (1,), np.float64)),
-            ("n", spaces.Discrete(3, start=-1, dtype=np.int32)),
-        ]
-    )
-    text = json.dumps(space_to_json(space), allow_nan=False)
-    again = space_from_json(json.loads(text))
-    assert again == space and exactly_equal(again["ints"], space["ints"]) and list(again) == list(space)
-    assert exactly_equal(again["half"], space["half"]) and exactly_equal(again["zero"], space["zero"])
-    assert again["z"].character_list == space["z"].character_list and again["list"].stack
-    assert json.dumps(space_to_json(again)) == text
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        None,
-        [],
-        {},
-        {"type": "Sphere"},
-        {"type": ["Box"]},
-        {"type": "Box", "shape": [2], "dtype": "float32", "low": 0},
-        {"type": "Box", "shape": [2], "dtype": "float32", "low": 1, "high": 0},
-        {"type": "Box", "shape": [2], "dtype": "float32", "low": [0], "high": 1},
-        {"type": "Box", "shape": [2], "dtype": "float32", "low": "nan", "high": 1},
-        {"type": "Box", "shape": [2], "dtype": "float32", "low": "one", "high": 1},
-        {"type": "Box", "shape": [2], "dtype": "O", "low": 0, "high": 1},
-        {"type": "Box", "shape": [2], "dtype": "nonsense", "low": 0, "high": 1},
-        {"type": "Box", "shape": [2], "dtype": "uint8", "low": 0, "high": 256},
-        {"type": "Box", "shape": [2], "dtype": "uint8", "low": 0.5, "high": 1},
-        {"type": "Box", "shape": [10**9, 10**9], "dtype": "uint8", "low": 0, "high": 1},
-        {"type": "Box", "shape": [-1], "dtype": "uint8", "low": 0, "high": 1},
-        {"type": "Box", "shape": [True], "dtype": "uint8", "low": 0, "high": 1},
-        {"type": "Discrete", "n": 0, "start": 0, "dtype": "int64"},
-        {"type": "Discrete", "n": 2, "start": "0", "dtype": "int64"},
-        {"type": "Discrete", "n": 2**70, "start": 0, "dtype": "int64"},
-        {"type": "MultiDiscrete", "shape": [2], "nvec": [0, 1], "start": 0, "dtype": "int64"},
-        {"type": "MultiBinary", "n": 10**12},
-        {"type": "MultiBinary", "n": -2},
-        {"type": "Dict", "spaces": {"a": 1}},
-        {"type": "Dict", "spaces": [["a", {"type": "MultiBinary", "n": 1}]] * 2},
-        {"type": "OneOf", "spaces": []},
-        {"type": "Tuple", "spaces": [1]},
-        {"type": "Text", "min_length": 2, "max_length": 1, "charset": "ab"},
-    ],
-)
-def test_broken_json_is_a_value_error(data):
-    with pytest.raises(ValueError):
-        space_from_json(data)
-
-
-def test_deep_nesting_in_a_file_is_refused():
-    data = {"type": "MultiBinary", "n": 1}
-    for _ in range(100):
-        data = {"type": "Tuple", "spaces": [data]}
-    with pytest.raises(ValueError, match="nested deeper"):
-        space_from_json(data)
-
-
-@pytest.mark.parametrize(
-    "data", [None, {}, {"version": 2}, {"version": 1, "name": "a", "bins": True, "space": {}}]
-)
-def test_broken_table_json_is_a_value_error(data):
-    with pytest.raises(ValueError):
-        SlotTable.from_json(data)

@@ -1,15 +1,16 @@
 """metrics: how good a world is, in numbers that do not flatter it.
 
-Frames are uint8 (..., H, W, C); every measure reduces the last three axes and keeps the rest. Errors are pooled
-before they become decibels (one still frame would make a mean of PSNRs infinite):
+Frames are uint8 (..., H, W, C); every measure reduces the last three axes and keeps the rest. Errors are
+pooled before they become decibels (one still frame would make a mean of PSNRs infinite):
 
     psnr  = 10 log10(255^2 / mse)
-    ssim  = mean of (2 ma mb + c1)(2 sab + c2) / ((ma^2 + mb^2 + c1)(sa^2 + sb^2 + c2)),  c = (0.01 255)^2, (0.03 255)^2,
-            moments under an 11x11 Gaussian, sigma 1.5, whole windows only (Wang, Bovik, Sheikh, Simoncelli 2004)
+    ssim  = mean of (2 ma mb + c1)(2 sab + c2) / ((ma^2 + mb^2 + c1)(sa^2 + sb^2 + c2)),
+            c1 = (0.01 255)^2, c2 = (0.03 255)^2, moments under an 11x11 Gaussian of sigma 1.5, whole windows
+            only (Wang, Bovik, Sheikh, Simoncelli 2004)
     ratio = error with shuffled actions / error with the true ones: 1 means that actions do nothing
 
-On mostly still scenes the copy of the last frame is a strong baseline over all pixels: always look at `psnr_changing`
-(pixels that differ from the frame before) and at `copy_last` beside it.
+On mostly still scenes the copy of the last frame is a strong baseline over all pixels: always look at
+`psnr_changing` (pixels that differ from the frame before) and at `copy_last` beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ WINDOW, SIGMA = 11, 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
-# ---- one frame against another --------------------------------------------------------------------------------
+# ---- one frame against another -----------------------------------------------------------------------------
 
 
 def squared_error(
@@ -67,13 +68,13 @@ def decibels(error: np.ndarray | float) -> np.ndarray:
 
 
 def changing(frames: np.ndarray, previous: np.ndarray, threshold: int = 0) -> np.ndarray:
-    """bool (..., H, W): pixels any channel of which differs from the frame before by more than `threshold`."""
+    """bool (..., H, W): pixels of which a channel differs from the frame before by more than `threshold`."""
     _check_frames(frames, previous)
     return (np.abs(np.subtract(frames, previous, dtype=np.int16)) > threshold).any(axis=-1)
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Structural similarity (...,) in [-1, 1], averaged over whole windows and channels; H and W at least 11."""
+    """Structural similarity (...,) in [-1, 1], averaged over windows and channels; H and W at least 11."""
     _check_frames(a, b)
     a, b = np.broadcast_arrays(a, b)
     lead, (height, width, _) = a.shape[:-3], a.shape[-3:]
@@ -115,11 +116,11 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
         return np.asarray(top) / np.asarray(bottom)
 
 
-# ---- roll-outs ------------------------------------------------------------------------------------------------
+# ---- roll-outs ---------------------------------------------------------------------------------------------
 
 
 def copy_last(last: np.ndarray, horizon: int) -> np.ndarray:
-    """The baseline that repeats the last known frame: (N, H, W, C) -> (N, horizon, H, W, C), a read-only view."""
+    """The baseline that repeats the last known frame: (N, H, W, C) -> (N, horizon, H, W, C), a view."""
     return np.broadcast_to(last[:, None], (len(last), horizon, *last.shape[1:]))
 
 
@@ -134,8 +135,9 @@ def rollout_curves(
         threshold: a pixel of real frame t changes if a channel differs from frame t - 1 by more than this.
 
     Returns:
-        float64 (T,) each, errors pooled over the N roll-outs: psnr, psnr_changing, ssim (absent below 11 pixels),
-        the same three as copy_last_..., and changing, the share of changing pixels. NaN where nothing changes.
+        float64 (T,) each, errors pooled over the N roll-outs: psnr, psnr_changing, ssim (absent below 11
+        pixels), the same three as copy_last_..., and changing, the share of changing pixels. NaN where
+        nothing changes.
     """
     if real.shape != imagined.shape or real.ndim != 5 or last.shape != (len(real), *real.shape[2:]):
         raise ValueError(
@@ -158,7 +160,7 @@ def action_shuffle_ratio(true_error: np.ndarray, shuffled_error: np.ndarray) -> 
     """How much worse predictions get when the actions are another roll-out's; 1: actions are ignored.
 
     Args:
-        true_error, shuffled_error: mean squared errors (N, ...) of the same frames, from true and shuffled actions.
+        true_error, shuffled_error: mean squared errors (N, ...) of the same frames, by true or other actions.
 
     Returns:
         mean(shuffled) / mean(true) over axis 0: a number for (N,), a curve (T,) for (N, T).
@@ -170,7 +172,7 @@ def action_shuffle_ratio(true_error: np.ndarray, shuffled_error: np.ndarray) -> 
 
 
 def derangement(n: int, rng: np.random.Generator) -> np.ndarray:
-    """(n,) a random cyclic permutation: nobody keeps his own. With it `actions[derangement(n, rng)]` are shuffled."""
+    """(n,) a random cyclic permutation, nobody keeps his own: actions[derangement(n, rng)] are shuffled."""
     if n < 2:
         raise ValueError(f"derangement: wanted 2 or more, got {n}")
     order, out = rng.permutation(n), np.empty(n, np.int64)
@@ -187,7 +189,8 @@ def drift_curves(frames: np.ndarray, reference: np.ndarray) -> dict[str, np.ndar
 
     Returns:
         (T,) each: colour, distance of the mean colour from the reference's, in levels of 0 .. 255;
-        contrast and sharpness, standard deviation of grey and variance of its Laplacian, relative to the reference's.
+        contrast and sharpness, standard deviation of grey and variance of its Laplacian, relative to the
+        reference's.
     """
     _check_frames(frames, reference)
     if frames.ndim == 4:
@@ -200,14 +203,14 @@ def drift_curves(frames: np.ndarray, reference: np.ndarray) -> dict[str, np.ndar
 
 
 def _look(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(..., C) mean colour, (...,) standard deviation of grey, (...,) variance of its Laplacian (inner pixels)."""
+    """(..., C) mean colour, (...,) standard deviation of grey, (...,) variance of its Laplacian."""
     grey = frames.mean(axis=-1)
     inner = grey[..., 1:-1, 1:-1]
     around = grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1] + grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:]
     return frames.mean(axis=(-3, -2)), grey.std(axis=(-2, -1)), (around - 4 * inner).var(axis=(-2, -1))
 
 
-# ---- numbers with their uncertainty ---------------------------------------------------------------------------
+# ---- numbers with their uncertainty ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,7 @@ def bootstrap(
 
 
 def student_quantile(p: float, freedom: float) -> float:
-    """The t with P(T <= t) = p for Student's distribution, 0 < p < 1, by bisection of its integral to 1e-12."""
+    """The t with P(T <= t) = p for Student's distribution, 0 < p < 1, by bisection to 1e-12."""
     if not 0 < p < 1 or freedom <= 0:
         raise ValueError(f"student_quantile: wanted 0 < p < 1 and freedom > 0, got {p} and {freedom}")
     if p < 0.5:
@@ -279,7 +282,7 @@ def student_cdf(t: float, freedom: float) -> float:
 
 
 def _incomplete_beta(a: float, b: float, x: float, y: float) -> float:
-    """I_x(a, b), with y = 1 - x given apart for its digits: continued fraction (DLMF 8.17.22), modified Lentz."""
+    """I_x(a, b), y = 1 - x given apart for its digits: continued fraction (DLMF 8.17.22), modified Lentz."""
     if x == 0 or y == 0:
         return float(y == 0)
     if x > (a + 1) / (a + b + 2):
@@ -311,7 +314,7 @@ def _check_values(values: np.ndarray) -> np.ndarray:
     return x
 
 
-# ---- is the state in there? -----------------------------------------------------------------------------------
+# ---- is the state in there? --------------------------------------------------------------------------------
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -339,7 +342,7 @@ def linear_probe(
 ) -> np.ndarray:
     """R^2 (K,) on held-out data of a ridge regression from features to the real state.
 
-        w = argmin |X w - y|^2 / n + ridge |w|^2,   X features scaled to mean 0, variance 1 (training statistics)
+        w = argmin |X w - y|^2 / n + ridge |w|^2,   X scaled to mean 0, variance 1 (training statistics)
 
     Args:
         features, test_features: (n, D), (m, D); targets, test_targets: (n, K), (m, K).

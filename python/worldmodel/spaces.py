@@ -171,7 +171,7 @@ class SlotTable:
         self.width = width
         self.feature_size = int(width.sum())
         self._continuous, self._categorical, self._binary = (np.flatnonzero(self.kind == k) for k in range(3))
-        below, above = self.low > -OPEN, self.high < OPEN
+        below, above = np.abs(self.low) < OPEN, np.abs(self.high) < OPEN
         self.bounded = continuous & below & above
         low, high = np.where(below, self.low, 0), np.where(above, self.high, 0)
         half = high / 2 - low / 2
