@@ -109,3 +109,100 @@ static inline vec vec_log(vec x) {
     out = vec_select(x < 0.0f, vec_set(NAN), out);
     return vec_select((x == INFINITY) | (x != x), x, out);
 }
+
+/* erf: x + x P(x^2) near 0; beyond, 1 - exp(-t (1 + Q(t))) with t = |x|, both fitted by weighted least squares (Lawson).
+   erfc(t) = exp(-t (1 + Q(t))) needs no subtraction, so the normal tail keeps its relative accuracy. */
+static inline vec vec_erf_near(vec x) {
+    vec z = x * x, p = vec_set(-5.999404239e-4f);
+    p = p * z + 4.994830117e-3f;
+    p = p * z + -2.676771954e-2f;
+    p = p * z + 1.128184572e-1f;
+    p = p * z + -3.761249781e-1f;
+    p = p * z + 1.283791512e-1f;
+    return p * x + x;
+}
+static inline vec vec_erfc_far(vec t) {
+    t = vec_select(t > 4.0f, vec_set(4.0f), t);
+    vec q = vec_set(1.123147013e-5f);
+    q = q * t + -3.228054265e-4f;
+    q = q * t + 3.642465221e-3f;
+    q = q * t + -2.376207523e-2f;
+    q = q * t + 1.062368900e-1f;
+    q = q * t + 6.351513267e-1f;
+    q = q * t + 1.286484897e-1f;
+    return vec_exp(-(q * t + t));
+}
+static inline vec vec_sign_of(vec magnitude, vec x) {
+    return (vec)(((ivec)magnitude & 0x7fffffff) | ((ivec)x & (int32_t)0x80000000));
+}
+static inline vec vec_erf(vec x) {
+    vec t = vec_abs(x);
+    return vec_select(t < 0.92f, vec_erf_near(x), vec_sign_of(1.0f - vec_erfc_far(t), x));
+}
+
+/* The normal distribution function, (1 + erf(x / sqrt 2)) / 2, without cancellation on the left. */
+static inline vec vec_normal_cdf(vec x) {
+    vec u = x * 0.707106781186547524f, t = vec_abs(u), far = 0.5f * vec_erfc_far(t);
+    far = vec_select(u < 0.0f, far, 1.0f - far);
+    return vec_select(t < 0.92f, 0.5f + 0.5f * vec_erf_near(u), far);
+}
+
+/* ln(1 + x): what 1 + x rounds away comes back as a first-order correction. */
+static inline vec vec_log1p(vec x) {
+    vec u = 1.0f + x, lost = x - (u - 1.0f);
+    vec out = vec_log(u) + vec_select(lost == 0.0f, lost, lost / u);
+    return vec_select((u == INFINITY) | (u == 0.0f), vec_log(u), out);
+}
+
+/* e^x - 1: the polynomial of vec_exp without its 1 where e^x is near 1. */
+static inline vec vec_expm1(vec x) {
+    vec p = vec_set(1.9875691500e-4f);
+    p = p * x + 1.3981999507e-3f;
+    p = p * x + 8.3334519073e-3f;
+    p = p * x + 4.1665795894e-2f;
+    p = p * x + 1.6666665459e-1f;
+    p = p * x + 5.0000001201e-1f;
+    p = p * (x * x) + x;
+    return vec_select(vec_abs(x) < 0.34f, p, vec_exp(x) - 1.0f);
+}
+
+/* sin and cos: x = n pi/2 + r, |r| <= pi/4, pi/2 in three parts (Cephes).  Beyond 8192 the C library takes over. */
+typedef struct { vec sin, cos; } vec_angle;
+static inline vec_angle vec_sincos(vec x) {
+    const vec magic = vec_set(12582912.0f);
+    vec n = (x * 0.636619772367581343f + magic) - magic;
+    vec r = x - n * 1.5703125f;
+    r = r - n * 4.837512969970703125e-4f;
+    r = r - n * 7.54978995489188216e-8f;
+    vec z = r * r;
+    vec s = vec_set(-1.9515295891e-4f), c = vec_set(2.443315711809948e-5f);
+    s = s * z + 8.3321608736e-3f;
+    s = s * z + -1.6666654611e-1f;
+    s = s * z * r + r;
+    c = c * z + -1.388731625493765e-3f;
+    c = c * z + 4.166664568298827e-2f;
+    c = c * z * z + (1.0f - 0.5f * z);
+    ivec q = __builtin_convertvector(vec_select(vec_abs(x) < 8192.0f, n, (vec){0}), ivec);
+    ivec odd = -(q & 1);
+    vec_angle out = {(vec)((ivec)vec_select(odd, c, s) ^ ((q & 2) << 30)),
+                     (vec)((ivec)vec_select(odd, s, c) ^ (((q + 1) & 2) << 30))};
+    if (vec_top(vec_abs(x)) < 8192.0f) return out;
+    for (int i = 0; i < WM_LANES; i++)
+        if (!(fabsf(x[i]) < 8192.0f)) out.sin[i] = sinf(x[i]), out.cos[i] = cosf(x[i]);
+    return out;
+}
+static inline vec vec_sin(vec x) { return vec_sincos(x).sin; }
+static inline vec vec_cos(vec x) { return vec_sincos(x).cos; }
+
+/* x^a, one a for all lanes: small whole powers by multiplication, the rest by the C library. */
+static inline vec vec_pow(vec x, float a) {
+    if (a == 2.0f) return x * x;
+    if (a == 3.0f) return x * x * x;
+    if (a == 4.0f) return (x * x) * (x * x);
+    if (a == 1.0f) return x;
+    if (a == 0.0f) return vec_set(1.0f);
+    if (a == -1.0f) return 1.0f / x;
+    if (a == 0.5f) return vec_sqrt(x);
+    for (int i = 0; i < WM_LANES; i++) x[i] = powf(x[i], a);
+    return x;
+}
