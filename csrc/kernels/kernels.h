@@ -6,6 +6,7 @@
 #include "../base/base.h"
 
 typedef uint16_t wm_bf16;   /* the upper half of a float */
+enum { WM_KIND_F32, WM_KIND_BF16, WM_KIND_U8, WM_KIND_I32 };   /* what a void pointer points to; numbered as wm_dtype */
 
 typedef struct wm_kernels {
     const char *name;

@@ -64,7 +64,7 @@ static inline int64_t piece_size(int64_t at, int64_t n) { return n - at < POINT_
 #define WM_UNARY(name, spec, doc, value, slope)                                                                        \
     static inline vec name##_value(vec x, vec a, vec b) { (void)a, (void)b; return value; }                            \
     static inline vec name##_slope(vec x, vec y, vec g, vec a, vec b) {                                                \
-        (void)x, (void)y, (void)a, (void)b;                                                                            \
+        (void)x, (void)y, (void)g, (void)a, (void)b;                                                                          \
         return slope;                                                                                                  \
     }                                                                                                                  \
     static void name##_forward(float *out, const float *x, float a, float b, int64_t n) {                              \
@@ -144,8 +144,8 @@ ALWAYS_INLINE void map_mask(uint8_t *out, const float *a, const float *b, int64_
 /* da, db have the shape of out; the op sums what was broadcast. */
 #define WM_BINARY(name, doc, value, slope_a, slope_b)                                                                  \
     static inline vec name##_value(vec a, vec b) { return value; }                                                     \
-    static inline vec name##_slope_a(vec a, vec b, vec g) { (void)a, (void)b; return slope_a; }                        \
-    static inline vec name##_slope_b(vec a, vec b, vec g) { (void)a, (void)b; return slope_b; }                        \
+    static inline vec name##_slope_a(vec a, vec b, vec g) { (void)a, (void)b, (void)g; return slope_a; }                        \
+    static inline vec name##_slope_b(vec a, vec b, vec g) { (void)a, (void)b, (void)g; return slope_b; }                        \
     static void name##_forward(float *out, const float *a, const float *b, const int64_t *shape, const int64_t *sa,    \
                                const int64_t *sb, int ndim) {                                                          \
         const int64_t *const strides[] = {sa, sb}, count = piece_count(shape, ndim);                                   \

@@ -5,6 +5,8 @@
 #include "../cpu/vec.h"
 #include "../cpu/gemm.c"
 #include "../cpu/pointwise.c"
+#include "../cpu/reduce.c"
+#include "../cpu/softmax.c"
 #include "../cpu/random.c"
 #include "../cpu/diffuse.c"
 
