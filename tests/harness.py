@@ -30,7 +30,7 @@ class Guarded:
 
 
 def tensor(array, needs_grad: bool = False) -> "_core.Tensor":
-    return _core.Tensor(np.ascontiguousarray(array), needs_grad=needs_grad)
+    return _core.Tensor(np.asarray(array, order="C"), needs_grad=needs_grad)
 
 
 def outputs_of(result) -> list:
@@ -102,7 +102,7 @@ def check_op(name: str, arrays: Sequence[np.ndarray | None], reference: Callable
     axis is the batch: each single sample must give the same bits as the batch.
     """
     rng = np.random.default_rng(seed)
-    arrays = [None if a is None else np.ascontiguousarray(a) for a in arrays]
+    arrays = [None if a is None else np.asarray(a, order="C") for a in arrays]
     if grads is None:
         grads = [i for i, a in enumerate(arrays) if a is not None and a.dtype == np.float32]
     wide = [a.astype(np.float64) if a is not None and a.dtype == np.float32 else a for a in arrays]

@@ -126,12 +126,13 @@ static void sum_into(float *out, const float *x, double scale, int64_t A, int64_
 
 /* dx += scale * dout, for each of R */
 static void sum_backward(float *dx, const float *dout, double scale, int64_t A, int64_t R, int64_t B) {
+    const float s = (float)scale;
     #pragma omp parallel for num_threads(wm_threads) if (A * R * B > REDUCE_GRAIN) collapse(2)
     for (int64_t a = 0; a < A; a++)
         for (int64_t r = 0; r < R; r++) {
             float *to = dx + (a * R + r) * B;
             const float *g = dout + a * B;
-            for (int64_t b = 0; b < B; b++) to[b] += scale * g[b];
+            for (int64_t b = 0; b < B; b++) to[b] += s * g[b];
         }
 }
 
