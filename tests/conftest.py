@@ -1,7 +1,6 @@
 """conftest: every test that asks for `kernels` runs once per kernel table of this processor."""
 
 import pytest
-
 from worldmodel import _core
 
 

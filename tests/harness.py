@@ -9,7 +9,6 @@ to about 1e-7 and an error in float32 arithmetic shows.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-
 from worldmodel import _core
 
 SENTINEL = np.float32(12345.678)

@@ -220,7 +220,7 @@ static void noise_frames(float *noisy, float *clean, float *eps, const uint8_t *
     for (int64_t c = 0; c < S * chunks; c++) {
         int64_t s = c / chunks, first = c % chunks * RANDOM_CHUNK, part = n - first < RANDOM_CHUNK ? n - first : RANDOM_CHUNK;
         int64_t at = s * n + first;
-        for (int64_t i = at; i < at + part; i++) clean[i] = (float)frames[i] * (2.0f / 255.0f) - 1.0f;
+        for (int64_t i = at; i < at + part; i++) clean[i] = (float)frames[i] / 127.5f - 1.0f;
         noise_chunk(noisy + at, eps ? eps + at : NULL, clean + at, stream + WM_STREAM * s, level + R * s, kind, offset, salt,
                     first, part, P, C);
     }
