@@ -274,7 +274,8 @@ def test_every_kind_follows_the_same_trajectory(target):
     assert np.allclose(ends[0], ends[1], atol=1e-4) and np.allclose(ends[0], ends[2], atol=1e-4)
 
 
-@pytest.mark.parametrize(("solver", "order", "first"), [("euler", 1, 8), ("heun", 2, 8), ("multistep", 2, 32)])
+@pytest.mark.parametrize(("solver", "order", "first"), [("euler", 1, 8), ("heun", 2, 8),
+                                                        ("multistep", 2, 32)])
 def test_solvers_converge_with_their_order(solver, order, first):
     """The exact flow of Gaussian data maps y to MEAN + (y - MEAN) std(end) / std(start) (edm)."""
     y0 = np.random.default_rng(0).standard_normal((1, 32)) * 2
