@@ -8,6 +8,22 @@
 typedef uint16_t wm_bf16;   /* the upper half of a float */
 enum { WM_KIND_F32, WM_KIND_BF16, WM_KIND_U8, WM_KIND_I32 };   /* what a void pointer points to; numbered as wm_dtype */
 
+/* A convolution, channels last: x (B,H,W,C) -> out (B,OH,OW,O).  Output (y,x) looks at rows stride y - top + [0,kh) and
+   columns stride x - left + [0,kw) of x, whose pixels count `up` times in both directions; 0 outside.  image, row and
+   pixel are the steps, in numbers, from one output image, row and pixel to the next. */
+typedef struct wm_conv {
+    int64_t B, H, W, C, OH, OW, O, kh, kw, stride, top, left, up, image, row, pixel;
+} wm_conv;
+
+/* What follows the sums: out (+)= act(sum + bias) + residual.  All may be NULL; before keeps sum + bias for backward. */
+typedef enum { WM_ACT_NONE, WM_ACT_SILU, WM_ACT_RELU } wm_act;
+typedef struct wm_conv_end {
+    const float *bias, *residual;
+    float *before;
+    wm_act act;
+    bool add;
+} wm_conv_end;
+
 typedef struct wm_kernels {
     const char *name;
 #define WM_KERNEL(name, ret, args) ret (*name) args;

@@ -4,6 +4,8 @@
 #include "../kernels.h"
 #include "../cpu/vec.h"
 #include "../cpu/gemm.c"
+#include "../cpu/conv.c"
+#include "../cpu/winograd.c"
 #include "../cpu/pointwise.c"
 #include "../cpu/reduce.c"
 #include "../cpu/softmax.c"
