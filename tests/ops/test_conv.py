@@ -49,7 +49,8 @@ def test_conv2d_padding(kernels, C, padding):
 
 
 @pytest.mark.parametrize("C, N, k, stride, padding", [
-    (5, 6, 3, 2, 1), (16, 16, 3, 2, 1), (3, 20, 4, 4, 0), (4, 5, 4, 2, 1), (6, 3, 2, 3, 1), (3, 4, 5, 3, 2), (7, 8, 1, 2, 0)])
+    (5, 6, 3, 2, 1), (16, 16, 3, 2, 1), (3, 20, 4, 4, 0), (4, 5, 4, 2, 1), (6, 3, 2, 3, 1),
+    (3, 4, 5, 3, 2), (7, 8, 1, 2, 0)])
 @pytest.mark.parametrize("H, W", [(8, 8), (9, 11)])
 def test_conv2d_stride(kernels, C, N, k, stride, padding, H, W):
     check(arrays(2, H, W, C, N, k, k, stride, padding), stride=stride, padding=padding)
