@@ -7,9 +7,9 @@
 
 enum { CONV_SEGMENT = 48, CONV_BAND = 128, BIAS_CHUNK = 256 };
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t conv_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int conv_threads(int64_t workers, double work) {
-    return work < 1e5 ? 1 : (int)least(wm_threads, workers);
+    return work < 1e5 ? 1 : (int)conv_min(wm_threads, workers);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------ */
@@ -19,13 +19,13 @@ static void conv_pack(void *packed, const void *weight, int dtype, int64_t N, in
     float *out = packed;
     #pragma omp parallel for num_threads(wm_threads) if (N * K > 1 << 16)
     for (int64_t n = 0; n < N; n += WM_LANES) {
-        int64_t panel = n / WIDE * WIDE, width = N - panel > WM_LANES ? WIDE : WM_LANES;
+        int64_t panel = n / CONV_WIDE * CONV_WIDE, width = N - panel > WM_LANES ? CONV_WIDE : WM_LANES;
         float *to = out + panel * K + (n - panel);
         for (int64_t k = 0; k < K; k += WM_LANES) {
             vec v[WM_LANES];
-            int64_t part = least(K - k, WM_LANES);
+            int64_t part = conv_min(K - k, WM_LANES);
             for (int64_t i = 0; i < WM_LANES; i++)
-                v[i] = n + i < N ? weight_load(weight, dtype, (n + i) * K + k, part) : (vec){0};
+                v[i] = n + i < N ? conv_weight_load(weight, dtype, (n + i) * K + k, part) : (vec){0};
             vec_transpose(v);
             for (int64_t i = 0; i < part; i++) vec_store(to + (k + i) * width, v[i]);
         }
@@ -40,18 +40,18 @@ static void conv_pack_phase(float *packed, const void *weight, int dtype, int64_
     int64_t K = ny * nx * s->O;
     #pragma omp parallel for num_threads(wm_threads) if (K * s->C > 1 << 16)
     for (int64_t c = 0; c < s->C; c += WM_LANES) {
-        int64_t panel = c / WIDE * WIDE, width = s->C - panel > WM_LANES ? WIDE : WM_LANES;
+        int64_t panel = c / CONV_WIDE * CONV_WIDE, width = s->C - panel > WM_LANES ? CONV_WIDE : WM_LANES;
         float *to = packed + panel * K + (c - panel);
         for (int64_t iy = ny; iy-- > 0;) for (int64_t ix = nx; ix-- > 0;) for (int64_t o = 0; o < s->O; o++, to += width) {
             int64_t tap = (o * s->kh + ky0 + iy * s->stride) * s->kw + kx0 + ix * s->stride;
-            vec_store(to, weight_load(weight, dtype, tap * s->C + c, least(s->C - c, WM_LANES)));
+            vec_store(to, conv_weight_load(weight, dtype, tap * s->C + c, conv_min(s->C - c, WM_LANES)));
         }
     }
 }
 
 /* ---- what follows the sums ---------------------------------------------------------------------- */
 
-static inline vec act_forward(vec v, wm_act act) {
+static inline vec conv_act(vec v, wm_act act) {
     return act == WM_ACT_SILU ? v * vec_sigmoid(v) : act == WM_ACT_RELU ? vec_select(v > 0.0f, v, (vec){0}) : v;
 }
 
@@ -59,13 +59,13 @@ static inline vec act_forward(vec v, wm_act act) {
 static inline void conv_finish(float *out, int64_t at, vec v, int64_t n, const wm_conv_end *end) {
     if (n == WM_LANES) {
         if (end->before) vec_store(end->before + at, v);
-        v = act_forward(v, end->act);
+        v = conv_act(v, end->act);
         if (end->residual) v += vec_load(end->residual + at);
         if (end->add) v += vec_load(out + at);
         vec_store(out + at, v);
     } else {
         if (end->before) vec_store_part(end->before + at, v, n);
-        v = act_forward(v, end->act);
+        v = conv_act(v, end->act);
         if (end->residual) v += vec_load_part(end->residual + at, n);
         if (end->add) v += vec_load_part(out + at, n);
         vec_store_part(out + at, v, n);
@@ -75,7 +75,7 @@ static inline void conv_finish(float *out, int64_t at, vec v, int64_t n, const w
 static void conv_end_backward(float *dsum, const float *dout, const float *before, wm_act act, int64_t n) {
     #pragma omp parallel for num_threads(wm_threads) if (n > 1 << 15)
     for (int64_t i = 0; i < n; i += WM_LANES) {
-        int64_t part = least(n - i, WM_LANES);
+        int64_t part = conv_min(n - i, WM_LANES);
         vec g = part == WM_LANES ? vec_load(dout + i) : vec_load_part(dout + i, part);
         vec v = part == WM_LANES ? vec_load(before + i) : vec_load_part(before + i, part), s = vec_sigmoid(v);
         g = act == WM_ACT_SILU ? g * s * (1.0f + v * (1.0f - s)) : vec_select(v > 0.0f, g, (vec){0});
@@ -91,8 +91,8 @@ static void conv_add(float *dx, const float *dout, int64_t n) {
 /* ---- staging ------------------------------------------------------------------------------------ */
 
 /* Columns x0 .. x0+n of row y of image b, as the convolution sees them. */
-static void stage_row(float *to, const float *x, int64_t b, int64_t y, int64_t x0, int64_t n, const wm_conv *s) {
-    int64_t C = s->C, begin = x0 < 0 ? least(-x0, n) : 0, end = least(n, s->W * s->up - x0);
+static void conv_stage_row(float *to, const float *x, int64_t b, int64_t y, int64_t x0, int64_t n, const wm_conv *s) {
+    int64_t C = s->C, begin = x0 < 0 ? conv_min(-x0, n) : 0, end = conv_min(n, s->W * s->up - x0);
     if (y < 0 || y >= s->H * s->up || end <= begin) {
         memset(to, 0, (size_t)(n * C) * sizeof *to);
         return;
@@ -107,15 +107,15 @@ static void stage_row(float *to, const float *x, int64_t b, int64_t y, int64_t x
 }
 
 /* Does every window lie inside x, unenlarged?  Then x can be read in place. */
-static bool in_place(const wm_conv *s) {
+static bool conv_in_place(const wm_conv *s) {
     return s->up == 1 && s->top == 0 && s->left == 0 && (s->OH - 1) * s->stride + s->kh <= s->H &&
            (s->OW - 1) * s->stride + s->kw <= s->W;
 }
 
 /* A 1x1 convolution over contiguous pixels is one long row. */
-static wm_conv one_row(const wm_conv *s) {
+static wm_conv conv_one_row(const wm_conv *s) {
     wm_conv f = *s;
-    if (s->kh * s->kw * s->stride == 1 && in_place(s) && s->OH == s->H && s->OW == s->W && s->pixel == s->O &&
+    if (s->kh * s->kw * s->stride == 1 && conv_in_place(s) && s->OH == s->H && s->OW == s->W && s->pixel == s->O &&
         s->row == s->OW * s->O && s->image == s->OH * s->row) {
         f.W = f.OW = s->B * s->H * s->W, f.B = f.H = f.OH = 1;
         f.row = f.image = f.OW * f.pixel;
@@ -126,25 +126,25 @@ static wm_conv one_row(const wm_conv *s) {
 /* ---- forward, and dx ---------------------------------------------------------------------------- */
 
 static int64_t conv_direct_scratch(const wm_conv *s) {
-    return s->kh * ((CONV_SEGMENT - 1) * s->stride + s->kw) * s->C + WIDE * TILE_M;
+    return s->kh * ((CONV_SEGMENT - 1) * s->stride + s->kw) * s->C + CONV_WIDE * TILE_M;
 }
 
 /* n pixels from (b,y,x0) on. */
-static void direct_segment(float *out, const float *x, const float *packed, const wm_conv_end *end, float *scratch,
+static void conv_segment(float *out, const float *x, const float *packed, const wm_conv_end *end, float *scratch,
                            int64_t b, int64_t y, int64_t x0, int64_t n, const wm_conv *s) {
     int64_t C = s->C, K = s->kh * s->kw * C, run = s->kw * C, wide = (n - 1) * s->stride + s->kw, step = s->W * C;
     const float *a = x + ((b * s->H + y * s->stride) * s->W + x0 * s->stride) * C;
     float *block = scratch;
-    if (!in_place(s)) {
-        a = scratch + WIDE * TILE_M, step = wide * C;
+    if (!conv_in_place(s)) {
+        a = scratch + CONV_WIDE * TILE_M, step = wide * C;
         for (int64_t ky = 0; ky < s->kh; ky++)
-            stage_row(scratch + WIDE * TILE_M + ky * step, x, b, y * s->stride - s->top + ky, x0 * s->stride - s->left, wide, s);
+            conv_stage_row(scratch + CONV_WIDE * TILE_M + ky * step, x, b, y * s->stride - s->top + ky, x0 * s->stride - s->left, wide, s);
     } else if (s->kh == 1)
         run = step = 128;
     bool plain = !end->before && !end->residual && !end->add && end->act == WM_ACT_NONE;
-    float start[WIDE] = {0};
-    for (int64_t o = 0; o < s->O; o += WIDE) {
-        int64_t width = least(s->O - o, WIDE), vectors = (width + WM_LANES - 1) / WM_LANES, tiles = conv_tiles(n);
+    float start[CONV_WIDE] = {0};
+    for (int64_t o = 0; o < s->O; o += CONV_WIDE) {
+        int64_t width = conv_min(s->O - o, CONV_WIDE), vectors = (width + WM_LANES - 1) / WM_LANES, tiles = conv_tiles(n);
         if (end->bias) memcpy(start, end->bias + o, (size_t)width * sizeof *start);
         for (int64_t i = 0; i < tiles; i++) {
             int64_t m = conv_cut(i, n, tiles), rows = conv_cut(i + 1, n, tiles) - m;
@@ -155,20 +155,20 @@ static void direct_segment(float *out, const float *x, const float *packed, cons
             if (straight) continue;
             for (int64_t r = 0; r < rows; r++, at += s->pixel) for (int64_t v = 0; v < vectors; v++)
                 conv_finish(out, at + v * WM_LANES, vec_load(block + r * ldo + v * WM_LANES),
-                            least(width - v * WM_LANES, WM_LANES), end);
+                            conv_min(width - v * WM_LANES, WM_LANES), end);
         }
     }
 }
 
 static void conv_direct(float *out, const float *x, const float *packed, const wm_conv_end *end, float *scratch,
                         int64_t workers, const wm_conv *shape) {
-    const wm_conv s = one_row(shape);
+    const wm_conv s = conv_one_row(shape);
     int64_t segments = (s.OW + CONV_SEGMENT - 1) / CONV_SEGMENT, size = conv_direct_scratch(&s);
     double work = (double)(s.B * s.OH * s.OW) * (double)(s.O * s.C * s.kh * s.kw);
     #pragma omp parallel for num_threads(conv_threads(workers, work)) schedule(static)
     for (int64_t i = 0; i < s.B * s.OH * segments; i++) {
         int64_t x0 = conv_cut(i % segments, s.OW, segments), x1 = conv_cut(i % segments + 1, s.OW, segments);
-        direct_segment(out, x, packed, end, scratch + omp_get_thread_num() * size, i / segments / s.OH, i / segments % s.OH,
+        conv_segment(out, x, packed, end, scratch + omp_get_thread_num() * size, i / segments / s.OH, i / segments % s.OH,
                        x0, x1 - x0, &s);
     }
 }
@@ -218,48 +218,48 @@ static __attribute__((noinline)) void conv_outer(int rows, int vectors, float *o
 #undef OUTER_CASE
 
 /* A band: so many output rows and columns that a tile of sums is worth loading. */
-static int64_t band_rows(const wm_conv *s) { return s->OW >= CONV_BAND ? 1 : least(s->OH, CONV_BAND / s->OW); }
-static int64_t band_columns(const wm_conv *s) { return least(s->OW, CONV_BAND); }
+static int64_t conv_band_rows(const wm_conv *s) { return s->OW >= CONV_BAND ? 1 : conv_min(s->OH, CONV_BAND / s->OW); }
+static int64_t conv_band_columns(const wm_conv *s) { return conv_min(s->OW, CONV_BAND); }
 
 static int64_t conv_weight_scratch(const wm_conv *shape) {
-    const wm_conv s = one_row(shape);
-    int64_t rows = (band_rows(&s) - 1) * s.stride + s.kh, columns = (band_columns(&s) - 1) * s.stride + s.kw;
-    return rows * columns * s.C + WIDE;
+    const wm_conv s = conv_one_row(shape);
+    int64_t rows = (conv_band_rows(&s) - 1) * s.stride + s.kh, columns = (conv_band_columns(&s) - 1) * s.stride + s.kw;
+    return rows * columns * s.C + CONV_WIDE;
 }
 
 /* Tiles first..last of dweight, from output rows [y,y+rows) x columns [x0,x0+n) of image b. */
-static void weight_band(float *dweight, const float *dout, const float *staged, int64_t wide, int64_t first, int64_t last,
+static void conv_weight_band(float *dweight, const float *dout, const float *staged, int64_t wide, int64_t first, int64_t last,
                         int64_t rows, int64_t n, const wm_conv *s) {
-    int64_t run = s->kw * s->C, K = s->kh * run, across = (run + WIDE - 1) / WIDE, down = conv_tiles(s->O);
+    int64_t run = s->kw * s->C, K = s->kh * run, across = (run + CONV_WIDE - 1) / CONV_WIDE, down = conv_tiles(s->O);
     for (int64_t i = first; i < last; i++) {
         int64_t o = conv_cut(i % down, s->O, down), m = conv_cut(i % down + 1, s->O, down) - o;
-        int64_t j = i / down % across * WIDE, ky = i / down / across, width = least(run - j, WIDE);
+        int64_t j = i / down % across * CONV_WIDE, ky = i / down / across, width = conv_min(run - j, CONV_WIDE);
         int64_t vectors = (width + WM_LANES - 1) / WM_LANES;
-        float block[TILE_M * WIDE] = {0}, *to = dweight + o * K + ky * run + j;
+        float block[TILE_M * CONV_WIDE] = {0}, *to = dweight + o * K + ky * run + j;
         bool straight = width == vectors * WM_LANES;
-        conv_outer((int)m, (int)vectors, straight ? to : block, straight ? K : WIDE, dout + o, s->O, s->OW * s->O,
+        conv_outer((int)m, (int)vectors, straight ? to : block, straight ? K : CONV_WIDE, dout + o, s->O, s->OW * s->O,
               staged + ky * wide + j, s->stride * s->C, s->stride * wide, n, rows);
         for (int64_t r = 0; r < m && !straight; r++)
-            for (int64_t l = 0; l < width; l++) to[r * K + l] += block[r * WIDE + l];
+            for (int64_t l = 0; l < width; l++) to[r * K + l] += block[r * CONV_WIDE + l];
     }
 }
 
 /* dweight += sum over pixels of dout (x) window.  A thread owns some tiles of dweight and walks over all bands: the order of
    the sums does not depend on the threads. */
 static void conv_weight(float *dweight, const float *dout, const float *x, float *scratch, int64_t workers, const wm_conv *shape) {
-    const wm_conv s = one_row(shape);
-    int64_t size = conv_weight_scratch(&s), R = band_rows(&s), N = band_columns(&s);
-    int64_t items = s.kh * ((s.kw * s.C + WIDE - 1) / WIDE) * conv_tiles(s.O);
+    const wm_conv s = conv_one_row(shape);
+    int64_t size = conv_weight_scratch(&s), R = conv_band_rows(&s), N = conv_band_columns(&s);
+    int64_t items = s.kh * ((s.kw * s.C + CONV_WIDE - 1) / CONV_WIDE) * conv_tiles(s.O);
     double work = (double)(s.B * s.OH * s.OW) * (double)(s.O * s.C * s.kh * s.kw);
     #pragma omp parallel num_threads(conv_threads(workers, work))
     {
         int64_t t = omp_get_thread_num(), threads = omp_get_num_threads();
         float *staged = scratch + t * size;
         for (int64_t b = 0; b < s.B; b++) for (int64_t y = 0; y < s.OH; y += R) for (int64_t x0 = 0; x0 < s.OW; x0 += N) {
-            int64_t rows = least(R, s.OH - y), n = least(N, s.OW - x0), wide = (n - 1) * s.stride + s.kw;
+            int64_t rows = conv_min(R, s.OH - y), n = conv_min(N, s.OW - x0), wide = (n - 1) * s.stride + s.kw;
             for (int64_t r = 0; r < (rows - 1) * s.stride + s.kh; r++)
-                stage_row(staged + r * wide * s.C, x, b, y * s.stride - s.top + r, x0 * s.stride - s.left, wide, &s);
-            weight_band(dweight, dout + ((b * s.OH + y) * s.OW + x0) * s.O, staged, wide * s.C, items * t / threads,
+                conv_stage_row(staged + r * wide * s.C, x, b, y * s.stride - s.top + r, x0 * s.stride - s.left, wide, &s);
+            conv_weight_band(dweight, dout + ((b * s.OH + y) * s.OW + x0) * s.O, staged, wide * s.C, items * t / threads,
                         items * (t + 1) / threads, rows, n, &s);
         }
     }
@@ -272,7 +272,7 @@ static void conv_bias(float *dbias, const float *dout, float *scratch, int64_t R
     for (int64_t i = 0; i < chunks; i++) {
         float *sum = scratch + i * O;
         memset(sum, 0, (size_t)O * sizeof *sum);
-        for (int64_t r = i * BIAS_CHUNK; r < least(R, (i + 1) * BIAS_CHUNK); r++)
+        for (int64_t r = i * BIAS_CHUNK; r < conv_min(R, (i + 1) * BIAS_CHUNK); r++)
             for (int64_t o = 0; o < O; o++) sum[o] += dout[r * O + o];
     }
     for (int64_t i = 0; i < chunks; i++)

@@ -2,7 +2,7 @@
 
    Weights lie in panels of two vectors of outputs, the numbers of one input side by side: w[panel][k][2 WM_LANES];
    the last panel has one vector if that is enough, lanes past the last output are 0. */
-enum { WIDE = 2 * WM_LANES };
+enum { CONV_WIDE = 2 * WM_LANES };
 
 /* Mixes two vectors as a card player does: low or high halves, lane by lane. */
 #if WM_LANES == 16
@@ -29,7 +29,7 @@ static inline void vec_transpose(vec v[WM_LANES]) {
 }
 
 /* n <= WM_LANES numbers from place i of a float or bf16 weight, 0 behind them. */
-static inline vec weight_load(const void *weight, int bf16, int64_t i, int64_t n) {
+static inline vec conv_weight_load(const void *weight, int bf16, int64_t i, int64_t n) {
     if (!bf16) return n == WM_LANES ? vec_load((const float *)weight + i) : vec_load_part((const float *)weight + i, n);
     uint32_t lane[WM_LANES] = {0};
     const wm_bf16 *w = (const wm_bf16 *)weight + i;

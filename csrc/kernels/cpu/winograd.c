@@ -77,7 +77,7 @@ static inline __attribute__((always_inline)) void wino_both(vec p[36], wino_step
 
 /* U[position][panel of N][k][lanes] for WM_LANES outputs and as many inputs, which lie in u[position][output]. */
 static void wino_pack_block(float *packed, vec (*u)[WM_LANES], int turned, int64_t n, int64_t k, int64_t part, int64_t N, int64_t K) {
-    int64_t panel = n / WIDE * WIDE, width = N - panel > WM_LANES ? WIDE : WM_LANES;
+    int64_t panel = n / CONV_WIDE * CONV_WIDE, width = N - panel > WM_LANES ? CONV_WIDE : WM_LANES;
     int64_t position = (N + WM_LANES - 1) / WM_LANES * WM_LANES * K;
     float *to = packed + panel * K + (n - panel) + k * width;
     for (int64_t p = 0; p < WINO_POSITIONS; p++) {
@@ -92,10 +92,10 @@ static void winograd_pack(void *packed, const void *weight, int dtype, int64_t N
     #pragma omp parallel for num_threads(wm_threads) if (N * K > 1 << 14)
     for (int64_t n = 0; n < N; n += WM_LANES) for (int64_t c = 0; c < C; c += WM_LANES) {
         vec u[WINO_POSITIONS][WM_LANES], p[36];
-        int64_t part = least(C - c, WM_LANES);
+        int64_t part = conv_min(C - c, WM_LANES);
         for (int64_t i = 0; i < WM_LANES; i++) {
             for (int64_t t = 0; t < 9; t++)
-                p[t / 3 * 6 + t % 3] = n + i < N ? weight_load(weight, dtype, (n + i) * K + t * C + c, part) : (vec){0};
+                p[t / 3 * 6 + t % 3] = n + i < N ? conv_weight_load(weight, dtype, (n + i) * K + t * C + c, part) : (vec){0};
             wino_both(p, wino_weight, 3, 6);
             for (int64_t t = 0; t < WINO_POSITIONS; t++) u[t][i] = p[t];
         }
@@ -108,10 +108,10 @@ static void winograd_pack_backward(float *packed, const void *weight, int dtype,
     #pragma omp parallel for num_threads(wm_threads) if (O * C > 1 << 11)
     for (int64_t c = 0; c < C; c += WM_LANES) for (int64_t o = 0; o < O; o += WM_LANES) {
         vec u[WINO_POSITIONS][WM_LANES], p[36];
-        int64_t part = least(O - o, WM_LANES);
+        int64_t part = conv_min(O - o, WM_LANES);
         for (int64_t i = 0; i < part; i++) {
             for (int64_t t = 0; t < 9; t++)
-                p[(8 - t) / 3 * 6 + (8 - t) % 3] = weight_load(weight, dtype, ((o + i) * 9 + t) * C + c, least(C - c, WM_LANES));
+                p[(8 - t) / 3 * 6 + (8 - t) % 3] = conv_weight_load(weight, dtype, ((o + i) * 9 + t) * C + c, conv_min(C - c, WM_LANES));
             wino_both(p, wino_weight, 3, 6);
             for (int64_t t = 0; t < WINO_POSITIONS; t++) u[t][i] = p[t];
         }
@@ -162,10 +162,10 @@ static void wino_read_tile(float *V, int64_t step, const float *x, wino_place at
 /* out <- end(A' M A) for one tile and one panel of channels from o on. */
 static void wino_write_tile(float *out, const float *M, int64_t step, wino_place at, int64_t o, const wm_conv_end *end,
                             const wm_conv *s) {
-    int64_t rows = least(4, s->OH - at.y), columns = least(4, s->OW - at.x);
+    int64_t rows = conv_min(4, s->OH - at.y), columns = conv_min(4, s->OW - at.x);
     int64_t first = at.b * s->image + at.y * s->row + at.x * s->pixel + o;
-    for (int64_t v = 0; v < WIDE && o + v < s->O; v += WM_LANES) {
-        int64_t n = least(s->O - o - v, WM_LANES);
+    for (int64_t v = 0; v < CONV_WIDE && o + v < s->O; v += WM_LANES) {
+        int64_t n = conv_min(s->O - o - v, WM_LANES);
         vec p[36], bias = !end->bias ? (vec){0} : n == WM_LANES ? vec_load(end->bias + o + v) : vec_load_part(end->bias + o + v, n);
         UNROLL for (int i = 0; i < 36; i++) p[i] = vec_load(M + i * step + v);
         wino_both(p, wino_output, 6, 4);
@@ -177,23 +177,23 @@ static void wino_write_tile(float *out, const float *M, int64_t step, wino_place
 /* ---- forward, and dx ---------------------------------------------------------------------------- */
 
 static int64_t winograd_scratch(const wm_conv *s) {
-    return WINO_POSITIONS * (wino_step_of(WINO_TILES, s->C) + wino_step_of(WINO_TILES, WIDE));
+    return WINO_POSITIONS * (wino_step_of(WINO_TILES, s->C) + wino_step_of(WINO_TILES, CONV_WIDE));
 }
 
 static void wino_block(float *out, const float *x, const float *packed, const wm_conv_end *end, float *scratch, int64_t first,
                        int64_t n, const wm_conv *s) {
-    int64_t step_V = wino_step_of(WINO_TILES, s->C), step_M = wino_step_of(WINO_TILES, WIDE), tiles = conv_tiles(n);
+    int64_t step_V = wino_step_of(WINO_TILES, s->C), step_M = wino_step_of(WINO_TILES, CONV_WIDE), tiles = conv_tiles(n);
     int64_t position = (s->O + WM_LANES - 1) / WM_LANES * WM_LANES * s->C;
     float *V = scratch, *M = scratch + WINO_POSITIONS * step_V;
     for (int64_t i = 0; i < n; i++) wino_read_tile(V + i * s->C, step_V, x, wino_at(first + i, s), s);
-    for (int64_t o = 0; o < s->O; o += WIDE) {
+    for (int64_t o = 0; o < s->O; o += CONV_WIDE) {
         int vectors = s->O - o > WM_LANES ? 2 : 1;
         for (int64_t p = 0; p < WINO_POSITIONS; p++) for (int64_t i = 0; i < tiles; i++) {
             int64_t m = conv_cut(i, n, tiles), rows = conv_cut(i + 1, n, tiles) - m;
-            conv_tile((int)rows, vectors, M + p * step_M + m * WIDE, WIDE, NULL, V + p * step_V + m * s->C, s->C, WINO_CHAIN,
+            conv_tile((int)rows, vectors, M + p * step_M + m * CONV_WIDE, CONV_WIDE, NULL, V + p * step_V + m * s->C, s->C, WINO_CHAIN,
                  WINO_CHAIN, packed + p * position + o * s->C, s->C);
         }
-        for (int64_t i = 0; i < n; i++) wino_write_tile(out, M + i * WIDE, step_M, wino_at(first + i, s), o, end, s);
+        for (int64_t i = 0; i < n; i++) wino_write_tile(out, M + i * CONV_WIDE, step_M, wino_at(first + i, s), o, end, s);
     }
 }
 
@@ -201,7 +201,7 @@ static void winograd_forward(float *out, const float *x, const float *packed, co
                              int64_t workers, const wm_conv *s) {
     int64_t n = s->B * ((s->OH + 3) / 4) * ((s->OW + 3) / 4), blocks = (n + WINO_TILES - 1) / WINO_TILES;
     int threads = conv_threads(workers, (double)n * 36 * (double)(s->C * s->O));
-    if (blocks < threads && n >= 8) blocks = least(threads, n / 4);
+    if (blocks < threads && n >= 8) blocks = conv_min(threads, n / 4);
     #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < blocks; i++) {
         int64_t first = conv_cut(i, n, blocks);
@@ -220,7 +220,7 @@ static int64_t winograd_weight_scratch(const wm_conv *s) {
 
 /* Z[position] <- A dY A' for one tile */
 static void wino_read_gradient(float *Z, int64_t step, const float *dout, wino_place at, const wm_conv *s) {
-    int64_t rows = least(4, s->OH - at.y), columns = least(4, s->OW - at.x), O = s->O;
+    int64_t rows = conv_min(4, s->OH - at.y), columns = conv_min(4, s->OW - at.x), O = s->O;
     const float *first = dout + ((at.b * s->OH + at.y) * s->OW + at.x) * O;
     for (int64_t o = 0; o < O; o += WM_LANES) {
         vec p[36];
@@ -249,13 +249,13 @@ static void winograd_weight(float *dweight, const float *dout, const float *x, f
     int64_t C = s->C, O = s->O, n = s->B * ((s->OH + 3) / 4) * ((s->OW + 3) / 4);
     int64_t step_V = wino_step_of(WINO_WEIGHT_TILES, C), step_Z = wino_step_of(WINO_WEIGHT_TILES, O), step = wino_step_of(O, C);
     float *V = scratch, *Z = V + WINO_POSITIONS * step_V, *sums = Z + WINO_POSITIONS * step_Z;
-    int64_t down = conv_tiles(O), across = (C + WIDE - 1) / WIDE;
+    int64_t down = conv_tiles(O), across = (C + CONV_WIDE - 1) / CONV_WIDE;
     #pragma omp parallel num_threads(conv_threads(wm_threads, (double)n * 36 * (double)(C * O)))
     {
         #pragma omp for schedule(static)
         for (int64_t i = 0; i < WINO_POSITIONS; i++) memset(sums + i * step, 0, (size_t)step * sizeof *sums);
         for (int64_t first = 0; first < n; first += WINO_WEIGHT_TILES) {
-            int64_t count = least(WINO_WEIGHT_TILES, n - first);
+            int64_t count = conv_min(WINO_WEIGHT_TILES, n - first);
             #pragma omp for schedule(static)
             for (int64_t i = 0; i < count; i++) {
                 wino_read_tile(V + i * C, step_V, x, wino_at(first + i, s), s);
@@ -263,7 +263,7 @@ static void winograd_weight(float *dweight, const float *dout, const float *x, f
             }
             #pragma omp for schedule(static)
             for (int64_t i = 0; i < WINO_POSITIONS * down * across; i++) {
-                int64_t p = i / down / across, c = i / down % across * WIDE;
+                int64_t p = i / down / across, c = i / down % across * CONV_WIDE;
                 int64_t o = conv_cut(i % down, O, down), rows = conv_cut(i % down + 1, O, down) - o;
                 conv_outer((int)rows, C - c > WM_LANES ? 2 : 1, sums + p * step + o * C + c, C, Z + p * step_Z + o, O, 0,
                       V + p * step_V + c, C, 0, count, 1);
