@@ -18,6 +18,7 @@ _HOME = {
     "Tensor": "tensor", "Tape": "tensor", "Plan": "tensor", "no_grad": "tensor", "from_dlpack": "tensor",
     "World": "world", "Window": "models.dynamics", "Sampler": "sampling",
     "set_threads": "machine", "threads": "machine", "kernels": "machine", "devices": "machine", "seed": "machine",
+    "collect": "data", "Replay": "data",
 }
 _MODULES = {"ops", "nn", "optim", "spaces", "data", "metrics", "diffusion", "sampling", "models", "envs", "train"}
 __all__ = ["__version__", *_HOME, *sorted(_MODULES)]
