@@ -24,6 +24,30 @@ typedef struct wm_conv_end {
     bool add;
 } wm_conv_end;
 
+/* The shape of an attention: outer x inner problems, whose rows lie inner rows apart, so that time and space are both
+   attended to where they lie; heads are column blocks of the rows. */
+enum { WM_MASK_FULL, WM_MASK_CAUSAL, WM_MASK_WINDOW, WM_MASK_FRAME_CAUSAL };
+enum { WM_HEAD_WIDEST = 512 };             /* columns of one head at most */
+typedef struct {
+    int64_t outer, inner, Nq, Nk;          /* problems; queries and keys of one (Nk of a cache: when full) */
+    int64_t H, G, D;                       /* query heads, of which G share keys; columns of one */
+    int64_t q_width, k_width, v_width;     /* numbers from row to row of a tensor; heads first */
+    int64_t mask, window, frame;           /* window in keys, or in frames (0: all) if frame-causal */
+    int64_t lengths;                       /* how many lengths are given, if any: a divisor of outer */
+    int64_t sinks, ring, pairs;            /* a cache: frames kept for good, frames that take turns; rotated pairs */
+    bool interleaved;                      /* partners of a rotation lie side by side */
+    float scale;
+} wm_attention;
+
+/* The shape of a norm and rotation per head: R rows of H heads, x_width numbers from row to row of x. */
+enum { WM_HEAD_PLAIN, WM_HEAD_RMS, WM_HEAD_LAYER };
+enum { WM_HEAD_PARTS = 32 };               /* partial sums over rows, whatever the threads */
+typedef struct {
+    int64_t R, H, D, x_width, inner, tables, pairs, norm;
+    bool interleaved;
+    float eps;
+} wm_head_norm;
+
 typedef struct wm_kernels {
     const char *name;
 #define WM_KERNEL(name, ret, args) ret (*name) args;

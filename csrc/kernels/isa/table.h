@@ -6,6 +6,8 @@
 #include "../cpu/gemm.c"
 #include "../cpu/conv.c"
 #include "../cpu/winograd.c"
+#include "../cpu/rotary.c"
+#include "../cpu/attention.c"
 #include "../cpu/pointwise.c"
 #include "../cpu/reduce.c"
 #include "../cpu/softmax.c"

@@ -1,0 +1,605 @@
+/* attention: out_i = sum_j p_ij v_j,  p_ij = e^(scale q_i k_j) / sum of e^(scale q_i k_j) over the keys j that i sees.
+
+   Streaming softmax (Milakov & Gimelshein 2018; Dao et al. 2022).  What a query sees is one interval of keys, so a mask
+   is two numbers a row.  One product tile does all of it: C(r, lanes) += sum_t A(r, t) B(t, lanes), where A is read a
+   number at a time at any strides and only B wants its lanes side by side:
+       S^T(j, i) = sum_d K(j, d) Q^T(d, i)       queries in the lanes, so the softmax needs no sum across them
+       O(i, d)   = sum_j P^T(j, i) V(j, d)       head columns in the lanes, v read where it lies
+   Laws: (1) a row's bits depend on its own numbers and on key indices only: every sum runs over d, or over keys, in
+   ascending order, whatever the grouping of rows, the layout or the threads; (2) a hidden key is never read into a sum,
+   so NaN behind a mask stays there. */
+
+enum {
+    ATTEND_ROWS = 64, ATTEND_KEYS = 64,         /* the block of scores, when D <= 128; fewer for wider heads */
+    ATTEND_PANEL = 64 * 128,                /* numbers in one packed block of rows or columns */
+#if WM_LANES == 16
+    TILE_VECS = 4,
+#else
+    TILE_VECS = 2,
+#endif
+};
+static int64_t attention_block(int64_t D) { return D <= 128 ? 64 : D <= 256 ? 32 : 16; }
+static int64_t whole_vecs(int64_t n) { return (n + WM_LANES - 1) / WM_LANES * WM_LANES; }
+
+/* One tile: rows x vecs accumulators. */
+static inline __attribute__((always_inline)) void attention_tile(
+    float *C, int64_t c_row, const float *A, int64_t a_row, int64_t a_step, const float *B, int64_t b_row, int64_t n,
+    bool add, const int rows, const int vecs) {
+    vec acc[rows][vecs];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < vecs; v++) acc[r][v] = add ? vec_load(C + r * c_row + v * WM_LANES) : (vec){0};
+    for (int64_t t = 0; t < n; t++) {
+        vec b[vecs];
+        UNROLL for (int v = 0; v < vecs; v++) b[v] = vec_load(B + t * b_row + v * WM_LANES);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const float a = A[r * a_row + t * a_step];
+            UNROLL for (int v = 0; v < vecs; v++) acc[r][v] += a * b[v];
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < vecs; v++) vec_store(C + r * c_row + v * WM_LANES, acc[r][v]);
+}
+
+#define TILES_OF_SIX(X, v) X(1, v) X(2, v) X(3, v) X(4, v) X(5, v) X(6, v)
+#define TILES_OF_TWELVE(X, v) TILES_OF_SIX(X, v) X(7, v) X(8, v) X(9, v) X(10, v) X(11, v) X(12, v)
+#if WM_LANES == 16
+#define ATTENTION_TILES(X) TILES_OF_TWELVE(X, 1) TILES_OF_TWELVE(X, 2) TILES_OF_SIX(X, 3) TILES_OF_SIX(X, 4)
+#else
+#define ATTENTION_TILES(X) TILES_OF_TWELVE(X, 1) TILES_OF_SIX(X, 2)
+#endif
+static int64_t rows_beside(int64_t vecs) { return vecs * 2 > TILE_VECS ? 6 : 12; }
+
+static void attention_whole_tile(float *C, int64_t c_row, const float *A, int64_t a_row, int64_t a_step, const float *B,
+                                 int64_t b_row, int64_t n, bool add, int64_t rows, int64_t vecs) {
+    switch (vecs * 16 + rows) {
+#define TILE_CASE(r, v) case (v) * 16 + (r): attention_tile(C, c_row, A, a_row, a_step, B, b_row, n, add, r, v); break;
+        ATTENTION_TILES(TILE_CASE)
+#undef TILE_CASE
+    }
+}
+
+/* C(rows, cols) = or += A B over t < n; B is readable up to whole vectors of cols. */
+static void attention_product(float *C, int64_t c_row, const float *A, int64_t a_row, int64_t a_step, const float *B,
+                              int64_t b_row, int64_t n, int64_t rows, int64_t cols, bool add) {
+    for (int64_t c = 0; c < cols; c += TILE_VECS * WM_LANES) {
+        int64_t width = cols - c < TILE_VECS * WM_LANES ? cols - c : TILE_VECS * WM_LANES;
+        int64_t vecs = (width + WM_LANES - 1) / WM_LANES, whole = vecs * WM_LANES, most = rows_beside(vecs);
+        for (int64_t r = 0; r < rows; r += most) {
+            int64_t count = rows - r < most ? rows - r : most;
+            float *to = C + r * c_row + c, edge[12 * TILE_VECS * WM_LANES];
+            if (width == whole) {
+                attention_whole_tile(to, c_row, A + r * a_row, a_row, a_step, B + c, b_row, n, add, count, vecs);
+                continue;
+            }
+            size_t bytes = (size_t)width * sizeof *C;
+            for (int64_t i = 0; add && i < count; i++) memcpy(edge + i * whole, to + i * c_row, bytes);
+            attention_whole_tile(edge, whole, A + r * a_row, a_row, a_step, B + c, b_row, n, add, count, vecs);
+            for (int64_t i = 0; i < count; i++) memcpy(to + i * c_row, edge + i * whole, bytes);
+        }
+    }
+}
+
+/* The same, where row r takes t in [lo[r], hi[r]) only and never touches the others (law 2); ascending for each row (law 1). */
+static void ranged_product(float *C, int64_t c_row, const float *A, int64_t a_row, int64_t a_step, const float *B,
+                           int64_t b_row, const int32_t *lo, const int32_t *hi, int64_t rows, int64_t cols, bool add) {
+    for (int64_t r = 0; r < rows; r += 6) {
+        int64_t count = rows - r < 6 ? rows - r : 6, low = lo[r], high = hi[r];
+        bool early = false;
+        for (int64_t i = r; i < r + count; i++) {
+            early |= lo[i] != lo[r];
+            low = lo[i] > low ? lo[i] : low;
+            high = hi[i] < high ? hi[i] : high;
+        }
+        high = high > low ? high : low;
+        if (early) {
+            if (!add) attention_product(C + r * c_row, c_row, A, 0, 0, B, 0, 0, count, cols, false);
+            for (int64_t i = r; i < r + count; i++) {
+                int64_t end = hi[i] < low ? hi[i] : low;
+                if (lo[i] < end)
+                    attention_product(C + i * c_row, c_row, A + i * a_row + lo[i] * a_step, a_row, a_step,
+                                      B + lo[i] * b_row, b_row, end - lo[i], 1, cols, true);
+            }
+        }
+        attention_product(C + r * c_row, c_row, A + r * a_row + low * a_step, a_row, a_step, B + low * b_row, b_row,
+                          high - low, count, cols, add || early);
+        for (int64_t i = r; i < r + count; i++) {
+            int64_t from = lo[i] > high ? lo[i] : high;
+            if (from < hi[i])
+                attention_product(C + i * c_row, c_row, A + i * a_row + from * a_step, a_row, a_step, B + from * b_row,
+                                  b_row, hi[i] - from, 1, cols, true);
+        }
+    }
+}
+
+/* v[i][j] <-> v[j][i], by exchanging halves, quarters, ... */
+static inline __attribute__((always_inline)) void transpose_square(vec *v) {
+    UNROLL for (int half = WM_LANES / 2; half; half /= 2) {
+        ivec low, high;
+        UNROLL for (int lane = 0; lane < WM_LANES; lane++) {
+            low[lane] = lane & half ? WM_LANES + lane - half : lane;
+            high[lane] = lane & half ? WM_LANES + lane : lane + half;
+        }
+        UNROLL for (int i = 0; i < WM_LANES; i++)
+            if (!(i & half)) {
+                vec a = v[i], b = v[i + half];
+                v[i] = __builtin_shuffle(a, b, low);
+                v[i + half] = __builtin_shuffle(a, b, high);
+            }
+    }
+}
+
+/* out(d, i) = x(i, d) for i < n, columns of out `out_row` numbers apart; lanes beyond n are 0. */
+static void transpose_rows(float *out, int64_t out_row, const float *x, int64_t x_row, int64_t n, int64_t D) {
+    for (int64_t i = 0; i < n; i += WM_LANES)
+        for (int64_t d = 0; d < D; d += WM_LANES) {
+            vec v[WM_LANES];
+            int64_t rows = n - i < WM_LANES ? n - i : WM_LANES, part = D - d < WM_LANES ? D - d : WM_LANES;
+            if (rows == WM_LANES && part == WM_LANES) {
+                UNROLL for (int r = 0; r < WM_LANES; r++) v[r] = vec_load(x + (i + r) * x_row + d);
+            } else {
+                for (int64_t r = 0; r < WM_LANES; r++)
+                    v[r] = r >= rows ? (vec){0} : part == WM_LANES ? vec_load(x + (i + r) * x_row + d)
+                                                                   : vec_load_part(x + (i + r) * x_row + d, part);
+            }
+            transpose_square(v);
+            if (part == WM_LANES) {
+                UNROLL for (int r = 0; r < WM_LANES; r++) vec_store(out + (d + r) * out_row + i, v[r]);
+            } else {
+                for (int64_t r = 0; r < part; r++) vec_store(out + (d + r) * out_row + i, v[r]);
+            }
+        }
+}
+
+/* Rows as B wants them: where they lie if D is whole vectors, else copied to whole vectors, padded with 0. */
+static const float *whole_rows(float *packed, int64_t *row, const float *x, int64_t x_row, int64_t n, int64_t D) {
+    if (D % WM_LANES == 0) return *row = x_row, x;
+    *row = whole_vecs(D);
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(packed + i * *row, x + i * x_row, (size_t)D * sizeof *x);
+        memset(packed + i * *row + D, 0, (size_t)(*row - D) * sizeof *x);
+    }
+    return packed;
+}
+
+/* 2^x for x of at most a few hundred; below -126 it stays at 2^-126.  NaN stays NaN.  2^x = 2^n 2^r, |r| <= 1/2. */
+static inline vec vec_exp2(vec x) {
+    const vec bottom = vec_set(-126.0f), magic = vec_set(12582912.0f);
+    x = vec_select(x < bottom, bottom, x);
+    vec shifted = x + magic, r = x - (shifted - magic);
+    vec p = vec_set(1.535336188319500e-4f);
+    p = p * r + 1.339887440266574e-3f;
+    p = p * r + 9.618437357674640e-3f;
+    p = p * r + 5.550332471162809e-2f;
+    p = p * r + 2.402264791363012e-1f;
+    p = p * r + 6.931472028550421e-1f;
+    p = p * r + 1.0f;
+    return p * (vec)(((ivec)shifted << 23) + 0x3f800000);
+}
+
+#define LOG2E 1.44269504088896341f
+
+/* The keys [lo[i], hi[i]) that queries first .. first + n see, of `length` keys; query i stands at key i + offset. */
+static void attention_sees(int32_t *lo, int32_t *hi, const wm_attention *a, int64_t first, int64_t n, int64_t offset,
+                           int64_t length) {
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = first + i + offset, low = 0, high = length;
+        if (a->mask == WM_MASK_CAUSAL || a->mask == WM_MASK_WINDOW) high = at + 1;
+        if (a->mask == WM_MASK_WINDOW) low = at + 1 - a->window;
+        if (a->mask == WM_MASK_FRAME_CAUSAL) {
+            int64_t frame = at >= 0 ? at / a->frame : -1;
+            high = (frame + 1) * a->frame;
+            if (a->window) low = (frame + 1 - a->window) * a->frame;
+        }
+        high = high > length ? length : high < 0 ? 0 : high;
+        low = low < 0 ? 0 : low > high ? high : low;
+        lo[i] = (int32_t)low;
+        hi[i] = (int32_t)high;
+    }
+    for (int64_t i = n; i < ATTEND_ROWS; i++) lo[i] = hi[i] = 0;
+}
+
+/* One block of rows against a stretch of keys: what is carried from key block to key block. */
+typedef struct {
+    float top[ATTEND_ROWS], sum[ATTEND_ROWS];        /* the scale of the sums so far, in log2; the sums */
+    float shrink[ATTEND_ROWS];                   /* what this key block does to the sums before it */
+    int32_t lo[ATTEND_ROWS], hi[ATTEND_ROWS];        /* keys seen, absolute */
+    int32_t from[ATTEND_ROWS], to[ATTEND_ROWS];      /* the same within this key block */
+    int64_t first, last, n;                  /* the keys that any row sees; rows */
+    bool ragged, shrinks;                    /* rows of this key block differ; any shrink is not 1 */
+} attention_rows;
+
+static void rows_begin(attention_rows *w, int64_t n) {
+    w->n = n;
+    w->first = w->lo[0], w->last = w->hi[0];
+    for (int64_t i = 0; i < ATTEND_ROWS; i++) w->top[i] = -INFINITY, w->sum[i] = 0;
+    for (int64_t i = 1; i < n; i++) {
+        bool none = w->lo[i] >= w->hi[i];
+        if (w->first >= w->last) w->first = w->lo[i], w->last = w->hi[i];
+        if (!none && w->lo[i] < w->first) w->first = w->lo[i];
+        if (!none && w->hi[i] > w->last) w->last = w->hi[i];
+    }
+}
+
+static void rows_enter(attention_rows *w, int64_t j, int64_t keys) {
+    w->ragged = false;
+    for (int64_t i = 0; i < w->n; i++) {
+        int64_t from = w->lo[i] - j, to = w->hi[i] - j;
+        w->from[i] = (int32_t)(from < 0 ? 0 : from > keys ? keys : from);
+        w->to[i] = (int32_t)(to > keys ? keys : to < w->from[i] ? w->from[i] : to);
+        w->ragged |= w->from[i] != 0 || w->to[i] != keys;
+    }
+    for (int64_t i = w->n; i < ATTEND_ROWS; i++) w->from[i] = w->to[i] = 0;
+}
+
+/* The vectors of queries that see any of keys [j, j + count) of this key block: [*v0, *v1). */
+static void lanes_that_see(const attention_rows *w, int64_t j, int64_t count, int64_t *v0, int64_t *v1) {
+    int64_t low = 0, high = w->n;
+    if (w->ragged) {
+        while (low < high && (w->from[low] >= j + count || w->to[low] <= j)) low++;
+        while (high > low && (w->from[high - 1] >= j + count || w->to[high - 1] <= j)) high--;
+    }
+    *v0 = low / WM_LANES;
+    *v1 = high > low ? (high + WM_LANES - 1) / WM_LANES : *v0;
+}
+
+/* S(j, i), queries in the lanes: from K rows (A) and packed queries; hidden stretches are left as they are. */
+static void scores_of_lanes(float *S, int64_t wide, const attention_rows *w, const float *rows, int64_t row,
+                            const float *columns, int64_t keys, int64_t D) {
+    int64_t v0 = 0, v1 = (w->n + WM_LANES - 1) / WM_LANES;
+    if (!w->ragged) {
+        attention_product(S, wide, rows, row, 1, columns, wide, D, keys, v1 * WM_LANES, false);
+        return;
+    }
+    for (int64_t j = 0; j < keys; j += 12) {
+        int64_t count = keys - j < 12 ? keys - j : 12;
+        lanes_that_see(w, j, count, &v0, &v1);
+        if (v0 < v1)
+            attention_product(S + j * wide + v0 * WM_LANES, wide, rows + j * row, row, 1, columns + v0 * WM_LANES, wide,
+                              D, count, (v1 - v0) * WM_LANES, false);
+    }
+}
+
+/* The new scale: the old one, unless the block's highest score passes it by more than 8; the first block always does. */
+static inline vec raised(vec old, vec top) { return vec_select(top > old + 8.0f, top, old); }
+
+/* Scores become weights, in place, queries in the lanes. */
+static void soften_lanes(float *S, int64_t wide, attention_rows *w, int64_t keys, float c) {
+    w->shrinks = false;
+    for (int64_t i = 0; i < w->n; i += WM_LANES) {
+        ivec from = *(const uivec *)(w->from + i), to = *(const uivec *)(w->to + i);
+        vec best = vec_set(-INFINITY), old = vec_load(w->top + i);
+        for (int64_t j = 0; j < keys; j++) {
+            vec s = vec_load(S + j * wide + i);
+            if (w->ragged) {
+                ivec key = (ivec){0} + (int32_t)j;
+                s = vec_select((from <= key) & (key < to), s, vec_set(-INFINITY));
+                vec_store(S + j * wide + i, s);
+            }
+            best = vec_max(s, best);
+        }
+        vec top = raised(old, best * c), sum = vec_load(w->sum + i);
+        ivec rose = top > old;
+        vec shrink = vec_select(rose, vec_exp2(old - top), vec_set(1.0f));
+        for (int lane = 0; lane < WM_LANES; lane++) w->shrinks |= rose[lane] != 0;
+        sum *= shrink;
+        for (int64_t j = 0; j < keys; j++) {
+            vec s = vec_load(S + j * wide + i), p = vec_exp2(s * c - top);
+            if (w->ragged) {
+                ivec key = (ivec){0} + (int32_t)j;
+                p = vec_select((from <= key) & (key < to), p, (vec){0});
+            }
+            vec_store(S + j * wide + i, p);
+            sum += p;
+        }
+        vec_store(w->top + i, top);
+        vec_store(w->sum + i, sum);
+        vec_store(w->shrink + i, shrink);
+    }
+}
+
+static const int32_t lane_numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* The same for few queries, keys in the lanes: S(i, j).  The sums run key by key, as above (law 1). */
+static void soften_rows(float *S, attention_rows *w, float c) {
+    w->shrinks = false;
+    for (int64_t i = 0; i < w->n; i++) {
+        float *s = S + i * ATTEND_KEYS;
+        int64_t from = w->from[i], to = w->to[i];
+        w->shrink[i] = 1;
+        if (from >= to) continue;
+        vec best = vec_set(-INFINITY);
+        for (int64_t j = from / WM_LANES * WM_LANES; j < to; j += WM_LANES) {
+            ivec key = *(const uivec *)lane_numbers + (int32_t)j;
+            best = vec_max(vec_select((key >= (int32_t)from) & (key < (int32_t)to), vec_load(s + j), vec_set(-INFINITY)), best);
+        }
+        vec old = vec_set(w->top[i]), top = raised(old, vec_set(vec_top(best)) * c);
+        if (top[0] > old[0]) {
+            w->shrink[i] = vec_exp2(old - top)[0];
+            w->shrinks = true;
+            w->top[i] = top[0];
+        }
+        for (int64_t j = from / WM_LANES * WM_LANES; j < to; j += WM_LANES)
+            vec_store(s + j, vec_exp2(vec_load(s + j) * c - top));
+        float sum = w->sum[i] * w->shrink[i];
+        for (int64_t j = from; j < to; j++) sum += s[j];
+        w->sum[i] = sum;
+    }
+}
+
+static void shrink_rows(float *out, int64_t out_row, const float *by, int64_t n, int64_t D) {
+    for (int64_t i = 0; i < n; i++) {
+        float *o = out + i * out_row;
+        int64_t d = 0;
+        if (by[i] == 1.0f) continue;
+        for (; d + WM_LANES <= D; d += WM_LANES) vec_store(o + d, vec_load(o + d) * by[i]);
+        for (; d < D; d++) o[d] *= by[i];
+    }
+}
+
+/* out /= sum, and lse = top + log2(sum); a row that saw nothing is 0. */
+static void rows_end(float *out, int64_t out_row, float *lse, attention_rows *w, int64_t D) {
+    for (int64_t i = 0; i < w->n; i += WM_LANES) {
+        vec sum = vec_load(w->sum + i), top = vec_load(w->top + i);
+        ivec some = sum != 0.0f;
+        vec_store(w->shrink + i, vec_select(some, 1.0f / sum, (vec){0}));
+        vec_store(w->top + i, vec_select(some, top + vec_log(sum) * LOG2E, (vec){0}));
+    }
+    shrink_rows(out, out_row, w->shrink, w->n, D);
+    if (lse) memcpy(lse, w->top, (size_t)w->n * sizeof *lse);
+}
+
+/* Where the keys of one problem lie: rows a stride apart, or frames in a ring (rotated as they are read). */
+typedef struct {
+    const float *k, *v;
+    int64_t k_row, v_row;
+    const wm_attention *ring;        /* NULL: plain rows */
+    int64_t rows, start;             /* rows of one frame; the slot of the oldest frame behind the sinks */
+    const float *cos, *sin;          /* NULL: not rotated */
+} attention_keys;
+
+/* Frame `age` of a ring, oldest first with the sinks before all, lies in this slot. */
+static int64_t ring_slot(const wm_attention *a, int64_t start, int64_t age) {
+    return age < a->sinks ? age : a->sinks + (start + age - a->sinks) % a->ring;
+}
+
+/* Keys j .. j + n as rows; v in whole vectors. */
+static void keys_at(const attention_keys *s, float *k_packed, float *v_packed, int64_t j, int64_t n, int64_t D,
+                    const float **k, int64_t *k_row, const float **v, int64_t *v_row) {
+    if (!s->ring) {
+        *k = s->k + j * s->k_row, *k_row = s->k_row;
+        *v = whole_rows(v_packed, v_row, s->v + j * s->v_row, s->v_row, n, D);
+        return;
+    }
+    *k = k_packed, *v = v_packed, *k_row = *v_row = whole_vecs(D);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t age = (j + i) / s->rows, at = ring_slot(s->ring, s->start, age) * s->rows + (j + i) % s->rows;
+        int64_t pairs = s->ring->pairs;
+        if (s->cos)
+            rotate_row(k_packed + i * *k_row, s->k + at * s->k_row, s->cos + age * pairs, s->sin + age * pairs, pairs, D,
+                       s->ring->interleaved);
+        else
+            memcpy(k_packed + i * *k_row, s->k + at * s->k_row, (size_t)D * sizeof(float));
+        memcpy(v_packed + i * *v_row, s->v + at * s->v_row, (size_t)D * sizeof(float));
+        memset(v_packed + i * *v_row + D, 0, (size_t)(*v_row - D) * sizeof(float));
+    }
+}
+
+/* A block of queries against all that it sees. */
+static void attend(float *out, int64_t out_row, float *lse, const float *q, int64_t q_row, attention_rows *w,
+                   const attention_keys *source, int64_t D, float scale) {
+    float columns[ATTEND_PANEL], S[ATTEND_ROWS * ATTEND_KEYS], k_packed[ATTEND_PANEL], v_packed[ATTEND_PANEL];
+    const int64_t block = attention_block(D), wide = block, n = w->n, first = w->first / block * block;
+    const bool few = n <= WM_LANES / 2;
+    const float c = scale * LOG2E;
+    if (w->first >= w->last) {
+        for (int64_t i = 0; i < n; i++) memset(out + i * out_row, 0, (size_t)D * sizeof *out);
+        if (lse) memset(lse, 0, (size_t)n * sizeof *lse);
+        return;
+    }
+    if (!few) transpose_rows(columns, wide, q, q_row, n, D);
+    for (int64_t j = first; j < w->last; j += block) {
+        int64_t keys = w->last - j < block ? w->last - j : block, k_row, v_row;
+        const float *k, *v;
+        keys_at(source, k_packed, v_packed, j, keys, D, &k, &k_row, &v, &v_row);
+        rows_enter(w, j, keys);
+        if (few) {
+            transpose_rows(columns, ATTEND_KEYS, k, k_row, keys, D);
+            attention_product(S, ATTEND_KEYS, q, q_row, 1, columns, ATTEND_KEYS, D, n, keys, false);
+            soften_rows(S, w, c);
+        } else {
+            scores_of_lanes(S, wide, w, k, k_row, columns, keys, D);
+            soften_lanes(S, wide, w, keys, c);
+        }
+        if (j > first && w->shrinks) shrink_rows(out, out_row, w->shrink, n, D);
+        ranged_product(out, out_row, S, few ? ATTEND_KEYS : 1, few ? 1 : wide, v, v_row, w->from, w->to, n, D, j > first);
+    }
+    rows_end(out, out_row, lse, w, D);
+}
+
+static int64_t attention_length(const int32_t *lengths, const wm_attention *a, int64_t outer) {
+    return lengths ? lengths[outer / (a->outer / a->lengths)] : a->Nk;
+}
+
+/* out (outer, Nq, inner, H D) of q (outer, Nq, inner, H D), k v (outer, Nk, inner, H/G D), rows *_width apart;
+   lse (outer, inner, H, Nq): log2 of the sum, kept for backward, may be NULL; lengths (outer or fewer), may be NULL. */
+static void attention_forward(float *out, float *lse, const float *q, const float *k, const float *v,
+                              const int32_t *lengths, const wm_attention *a) {
+    const int64_t block = attention_block(a->D), blocks = (a->Nq + block - 1) / block;
+    const int64_t units = a->outer * a->inner * a->H * blocks;
+    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (units > 1 && units * a->Nk * a->D > 1 << 14)
+    for (int64_t u = 0; u < units; u++) {
+        int64_t first = u % blocks * block, h = u / blocks % a->H, inner = u / (blocks * a->H) % a->inner;
+        int64_t outer = u / (blocks * a->H * a->inner), n = a->Nq - first < block ? a->Nq - first : block;
+        int64_t q_at = (outer * a->Nq + first) * a->inner + inner, k_at = outer * a->Nk * a->inner + inner;
+        attention_keys keys = {.k = k + k_at * a->k_width + h / a->G * a->D, .k_row = a->inner * a->k_width,
+                               .v = v + k_at * a->v_width + h / a->G * a->D, .v_row = a->inner * a->v_width};
+        attention_rows w;
+        attention_sees(w.lo, w.hi, a, first, n, a->Nk - a->Nq, attention_length(lengths, a, outer));
+        rows_begin(&w, n);
+        attend(out + q_at * a->H * a->D + h * a->D, a->inner * a->H * a->D,
+               lse ? lse + ((outer * a->inner + inner) * a->H + h) * a->Nq + first : NULL,
+               q + q_at * a->q_width + h * a->D, a->inner * a->q_width, &w, &keys, a->D, a->scale);
+    }
+}
+
+/* The latest `n` frames of a ring that has just been given frame `position`: query row i belongs to frame
+   position - Nq / tokens + 1 + ..., which sees the frames behind it and itself; forward only.
+   q, out (outer, Nq rows in frames of `frame`, inner, H D); k, v (outer, sinks + ring, frame, inner, H/G D);
+   position (outer); cos, sin (sinks + ring, pairs) may be NULL: q and k are rotated as they are read, by their
+   place among the cached frames, so no position grows without end. */
+static void attention_cached(float *out, const float *q, const float *k, const float *v, const int32_t *position,
+                             const float *cos, const float *sin, const wm_attention *a) {
+    const int64_t block = attention_block(a->D), blocks = (a->Nq + block - 1) / block, frames = a->sinks + a->ring;
+    const int64_t units = a->outer * a->inner * a->H * blocks, room = frames * a->frame * a->inner;
+    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (units > 1 && units * a->Nk * a->D > 1 << 14)
+    for (int64_t u = 0; u < units; u++) {
+        int64_t first = u % blocks * block, h = u / blocks % a->H, inner = u / (blocks * a->H) % a->inner;
+        int64_t outer = u / (blocks * a->H * a->inner), n = a->Nq - first < block ? a->Nq - first : block;
+        int64_t q_at = (outer * a->Nq + first) * a->inner + inner, seen = (int64_t)position[outer] + 1;
+        int64_t held = seen < 0 ? 0 : seen < frames ? seen : frames, offset = held * a->frame - a->Nq;
+        attention_keys keys = {.k = k + (outer * room + inner) * a->k_width + h / a->G * a->D,
+                               .v = v + (outer * room + inner) * a->v_width + h / a->G * a->D,
+                               .k_row = a->inner * a->k_width, .v_row = a->inner * a->v_width, .ring = a, .rows = a->frame,
+                               .start = seen > frames ? (seen - a->sinks) % a->ring : 0, .cos = cos, .sin = sin};
+        const float *x = q + q_at * a->q_width + h * a->D;
+        int64_t x_row = a->inner * a->q_width;
+        float rotated[ATTEND_PANEL];
+        for (int64_t i = 0; cos && i < n; i++) {
+            int64_t age = first + i + offset < 0 ? 0 : (first + i + offset) / a->frame;
+            rotate_row(rotated + i * a->D, x + i * x_row, cos + age * a->pairs, sin + age * a->pairs, a->pairs, a->D,
+                       a->interleaved);
+        }
+        attention_rows w;
+        attention_sees(w.lo, w.hi, a, first, n, offset, held * a->frame);
+        rows_begin(&w, n);
+        attend(out + q_at * a->H * a->D + h * a->D, a->inner * a->H * a->D, NULL, cos ? rotated : x, cos ? a->D : x_row,
+               &w, &keys, a->D, a->scale);
+    }
+}
+
+/* Frame `position` of a stream, and those before it, to their slots of a ring: frames (B, F, n), the last of them is
+   frame `position` (B) of the stream; cache (B, sinks + ring, n).  Frames before 0 are padding and are not written. */
+static void cache_write(float *cache, const float *frames, const int32_t *position, int64_t sinks, int64_t ring,
+                        int64_t B, int64_t F, int64_t n) {
+    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (B > 1 && B * F * n > 1 << 15)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t f = 0; f < F; f++) {
+            int64_t at = (int64_t)position[b] - F + 1 + f;
+            if (at < 0) continue;
+            at = at < sinks ? at : sinks + (at - sinks) % ring;
+            memcpy(cache + (b * (sinks + ring) + at) * n, frames + (b * F + f) * n, (size_t)n * sizeof *cache);
+        }
+}
+
+/* What backward holds of one block of queries. */
+typedef struct {
+    float q_columns[ATTEND_PANEL], dout_columns[ATTEND_PANEL];          /* (D, i) */
+    float q_packed[ATTEND_PANEL], dout_packed[ATTEND_PANEL];            /* rows, where D is not whole vectors */
+    float lse[ATTEND_ROWS], delta[ATTEND_ROWS];
+    const float *q, *dout;                                /* rows in whole vectors */
+    int64_t q_row, dout_row;
+    attention_rows w;
+} backward_rows;
+
+/* delta_i = sum_d dout out */
+static void backward_begin(backward_rows *b, const float *q, int64_t q_row, const float *dout, const float *out,
+                           int64_t out_row, const float *lse, int64_t D, int64_t wide) {
+    int64_t n = b->w.n;
+    for (int64_t i = 0; i < n; i++) {
+        vec sum = {0};
+        for (int64_t d = 0; d < D; d += WM_LANES) {
+            int64_t part = D - d;
+            const float *x = dout + i * out_row + d, *y = out + i * out_row + d;
+            sum += part >= WM_LANES ? vec_load(x) * vec_load(y) : vec_load_part(x, part) * vec_load_part(y, part);
+        }
+        b->lse[i] = lse[i];
+        b->delta[i] = vec_sum(sum);
+    }
+    for (int64_t i = n; i < ATTEND_ROWS; i++) b->lse[i] = b->delta[i] = 0;
+    transpose_rows(b->q_columns, wide, q, q_row, n, D);
+    transpose_rows(b->dout_columns, wide, dout, out_row, n, D);
+    b->q = whole_rows(b->q_packed, &b->q_row, q, q_row, n, D);
+    b->dout = whole_rows(b->dout_packed, &b->dout_row, dout, out_row, n, D);
+}
+
+/* P = 2^(c S - lse), dS = P (dP - delta) scale, in place, queries in the lanes; hidden places are 0. */
+static void backward_weights(float *S, float *dP, const backward_rows *b, int64_t wide, int64_t keys, float scale) {
+    const float c = scale * LOG2E;
+    for (int64_t i = 0; i < b->w.n; i += WM_LANES) {
+        ivec from = *(const uivec *)(b->w.from + i), to = *(const uivec *)(b->w.to + i);
+        vec lse = vec_load(b->lse + i), delta = vec_load(b->delta + i);
+        for (int64_t j = 0; j < keys; j++) {
+            vec p = vec_exp2(vec_load(S + j * wide + i) * c - lse), ds = p * (vec_load(dP + j * wide + i) - delta) * scale;
+            if (b->w.ragged) {
+                ivec key = (ivec){0} + (int32_t)j, seen = (from <= key) & (key < to);
+                p = vec_select(seen, p, (vec){0});
+                ds = vec_select(seen, ds, (vec){0});
+            }
+            vec_store(S + j * wide + i, p);
+            vec_store(dP + j * wide + i, ds);
+        }
+    }
+}
+
+/* dx(j, d) += sum_i P(j, i) y(i, d), over the queries that see key j. */
+static void backward_keys(float *dx, int64_t dx_row, const float *P, int64_t wide, const attention_rows *w,
+                          const float *y, int64_t y_row, int64_t keys, int64_t D) {
+    int64_t step = w->ragged ? 12 : keys, v0 = 0, v1;
+    for (int64_t j = 0; j < keys; j += step) {
+        int64_t count = keys - j < step ? keys - j : step, i, n = w->n;
+        lanes_that_see(w, j, count, &v0, &v1);
+        i = v0 * WM_LANES;
+        n = v1 * WM_LANES < n ? v1 * WM_LANES : n;
+        if (i < n)
+            attention_product(dx + j * dx_row, dx_row, P + j * wide + i, wide, 1, y + i * y_row, y_row, n - i, count, D, true);
+    }
+}
+
+/* One query head of one problem: adds to its rows of dq, dk, dv (any may be NULL), block after block. */
+static void attend_backward(float *dq, float *dk, float *dv, int64_t k_row, int64_t v_row, const float *k, const float *v,
+                            backward_rows *b, const wm_attention *a, int64_t dq_row) {
+    float S[ATTEND_ROWS * ATTEND_KEYS], dP[ATTEND_ROWS * ATTEND_KEYS], k_packed[ATTEND_PANEL];
+    const int64_t D = a->D, block = attention_block(D);
+    attention_rows *w = &b->w;
+    if (w->first >= w->last) return;
+    for (int64_t j = w->first / block * block; j < w->last; j += block) {
+        int64_t keys = w->last - j < block ? w->last - j : block, whole;
+        rows_enter(w, j, keys);
+        scores_of_lanes(S, block, w, k + j * k_row, k_row, b->q_columns, keys, D);
+        scores_of_lanes(dP, block, w, v + j * v_row, v_row, b->dout_columns, keys, D);
+        backward_weights(S, dP, b, block, keys, a->scale);
+        if (dv) backward_keys(dv + j * v_row, v_row, S, block, w, b->dout, b->dout_row, keys, D);
+        if (dk) backward_keys(dk + j * k_row, k_row, dP, block, w, b->q, b->q_row, keys, D);
+        if (!dq) continue;
+        const float *rows = whole_rows(k_packed, &whole, k + j * k_row, k_row, keys, D);
+        ranged_product(dq, dq_row, dP, 1, block, rows, whole, w->from, w->to, w->n, D, true);
+    }
+}
+
+/* dq, dk, dv as q, k, v of attention_forward: the weights are computed again from lse.  One thread a group of heads
+   that share keys; query blocks and key blocks in ascending order. */
+static void attention_backward(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
+                               const float *q, const float *k, const float *v, const int32_t *lengths,
+                               const wm_attention *a) {
+    const int64_t block = attention_block(a->D), groups = a->H / a->G, units = a->outer * a->inner * groups;
+    const int64_t q_row = a->inner * a->q_width, out_row = a->inner * a->H * a->D;
+    const int64_t k_row = a->inner * a->k_width, v_row = a->inner * a->v_width;
+    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (units > 1 && units * a->Nk * a->D > 1 << 13)
+    for (int64_t u = 0; u < units; u++) {
+        int64_t group = u % groups, inner = u / groups % a->inner, outer = u / (groups * a->inner);
+        int64_t k_at = outer * a->Nk * a->inner + inner, length = attention_length(lengths, a, outer);
+        int64_t k_first = k_at * a->k_width + group * a->D, v_first = k_at * a->v_width + group * a->D;
+        for (int64_t h = group * a->G; h < (group + 1) * a->G; h++)
+            for (int64_t first = 0; first < a->Nq; first += block) {
+                int64_t n = a->Nq - first < block ? a->Nq - first : block, at = (outer * a->Nq + first) * a->inner + inner;
+                int64_t q_first = at * a->q_width + h * a->D, out_first = at * a->H * a->D + h * a->D;
+                backward_rows b;
+                attention_sees(b.w.lo, b.w.hi, a, first, n, a->Nk - a->Nq, length);
+                rows_begin(&b.w, n);
+                backward_begin(&b, q + q_first, q_row, dout + out_first, out + out_first, out_row,
+                               lse + ((outer * a->inner + inner) * a->H + h) * a->Nq + first, a->D, block);
+                attend_backward(dq ? dq + q_first : NULL, dk ? dk + k_first : NULL, dv ? dv + v_first : NULL, k_row, v_row,
+                                k + k_first, v + v_first, &b, a, q_row);
+            }
+    }
+}
