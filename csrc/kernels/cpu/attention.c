@@ -300,10 +300,10 @@ static void soften_lanes(float *S, int64_t wide, attention_rows *w, int64_t keys
 static const int32_t lane_numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 /* The same for few queries, keys in the lanes: S(i, j).  The sums run key by key, as above (law 1). */
-static void soften_rows(float *S, attention_rows *w, float c) {
+static void soften_rows(float *S, int64_t wide, attention_rows *w, float c) {
     w->shrinks = false;
     for (int64_t i = 0; i < w->n; i++) {
-        float *s = S + i * ATTEND_KEYS;
+        float *s = S + i * wide;
         int64_t from = w->from[i], to = w->to[i];
         w->shrink[i] = 1;
         if (from >= to) continue;
@@ -403,15 +403,15 @@ static void attend(float *out, int64_t out_row, float *lse, const float *q, int6
         keys_at(source, k_packed, v_packed, j, keys, D, &k, &k_row, &v, &v_row);
         rows_enter(w, j, keys);
         if (few) {
-            transpose_rows(columns, ATTEND_KEYS, k, k_row, keys, D);
-            attention_product(S, ATTEND_KEYS, q, q_row, 1, columns, ATTEND_KEYS, D, n, keys, false);
-            soften_rows(S, w, c);
+            transpose_rows(columns, wide, k, k_row, keys, D);
+            attention_product(S, wide, q, q_row, 1, columns, wide, D, n, keys, false);
+            soften_rows(S, wide, w, c);
         } else {
             scores_of_lanes(S, wide, w, k, k_row, columns, keys, D);
             soften_lanes(S, wide, w, keys, c);
         }
         if (j > first && w->shrinks) shrink_rows(out, out_row, w->shrink, n, D);
-        ranged_product(out, out_row, S, few ? ATTEND_KEYS : 1, few ? 1 : wide, v, v_row, w->from, w->to, n, D, j > first);
+        ranged_product(out, out_row, S, few ? wide : 1, few ? 1 : wide, v, v_row, w->from, w->to, n, D, j > first);
     }
     rows_end(out, out_row, lse, w, D);
 }

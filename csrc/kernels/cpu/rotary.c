@@ -33,7 +33,7 @@ static void rotary_table(float *cos_out, float *sin_out, const float *position, 
                          bool pixel, int64_t N, int64_t A, int64_t F) {
     #pragma omp parallel for num_threads(wm_threads) if (N * A * F > 1 << 12)
     for (int64_t r = 0; r < N * A; r++) {
-        double at = position ? position[r] : index[r];
+        double at = position ? (double)position[r] : (double)index[r];
         for (int64_t i = 0; i < F; i++) {
             double rate = pixel ? 3.14159265358979323846 * (F > 1 ? 1 + (base / 2 - 1) * i / (F - 1.0) : 1)
                                 : pow(base, -(double)i / F);
