@@ -1,14 +1,18 @@
-"""attention: every mask, head width, layout and grouping against float64; hidden keys have no influence at all."""
+"""attention: masks, head widths, layouts and groups against float64; hidden keys have no influence."""
 
 import numpy as np
 import pytest
 from harness import check_op, run
 from reference import attention as ref
-
 from worldmodel import _core
 
-MASKS = [dict(), dict(mask="causal"), dict(mask="window", window=3), dict(mask="frame_causal", frame=4),
-         dict(mask="frame_causal", frame=3, window=2)]
+MASKS = [
+    dict(),
+    dict(mask="causal"),
+    dict(mask="window", window=3),
+    dict(mask="frame_causal", frame=4),
+    dict(mask="frame_causal", frame=3, window=2),
+]
 
 
 def normal(rng, *shape):
@@ -20,13 +24,24 @@ def qkv_of(rng, B, Nq, Nk, heads, D, kv_heads=0):
 
 
 def prove(arrays, **attrs):
-    check_op("attention", arrays, lambda *a: ref.attention(*a, **attrs), batched=[i for i, a in enumerate(arrays) if a is not None],
-             grads=[2] if arrays[1].shape[attrs.get("axis", -2)] == 1 else None,   # one key: its weight is 1 whatever q and k say
-             tolerance=4e-6, grad_tolerance=4e-5, **attrs)
+    check_op(
+        "attention",
+        arrays,
+        lambda *a: ref.attention(*a, **attrs),
+        batched=[i for i, a in enumerate(arrays) if a is not None],
+        grads=[2]
+        if arrays[1].shape[attrs.get("axis", -2)] == 1
+        else None,  # one key: its weight is 1 whatever q and k say
+        tolerance=4e-6,
+        grad_tolerance=4e-5,
+        **attrs,
+    )
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=lambda m: "-".join(map(str, m.values())) or "full")
-@pytest.mark.parametrize("sizes", [(1, 1), (1, 9), (7, 7), (16, 16), (17, 33), (65, 65), (3, 70), (70, 5)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(1, 1), (1, 9), (7, 7), (16, 16), (17, 33), (65, 65), (3, 70), (70, 5)], ids=str
+)
 def test_masks(kernels, mask, sizes):
     rng = np.random.default_rng(sum(sizes))
     prove(qkv_of(rng, 2, *sizes, 2, 8), heads=2, **mask)
@@ -39,7 +54,12 @@ def test_head_widths(kernels, D):
 
 @pytest.mark.parametrize("heads,kv_heads", [(4, 2), (3, 1), (6, 6)])
 def test_grouped_queries(kernels, heads, kv_heads):
-    prove(qkv_of(np.random.default_rng(0), 2, 9, 12, heads, 5, kv_heads), heads=heads, kv_heads=kv_heads, mask="causal")
+    prove(
+        qkv_of(np.random.default_rng(0), 2, 9, 12, heads, 5, kv_heads),
+        heads=heads,
+        kv_heads=kv_heads,
+        mask="causal",
+    )
 
 
 @pytest.mark.parametrize("mask", MASKS[:2])
@@ -84,7 +104,7 @@ def test_padding_has_no_influence_on_results_or_gradients(kernels, N):
     lengths, seed = np.array([3, N - 1], np.int32), normal(rng, 2, N, 16)
     clean = run("attention", [q, k, v, lengths], dict(heads=2), (0, 1, 2), [seed])
     for b in range(2):
-        k[b, lengths[b]:] = v[b, lengths[b]:] = np.nan
+        k[b, lengths[b] :] = v[b, lengths[b] :] = np.nan
     dirty = run("attention", [q, k, v, lengths], dict(heads=2), (0, 1, 2), [seed])
     for a, b in zip(clean[0] + clean[1], dirty[0] + dirty[1], strict=True):
         assert np.isfinite(b).all() and np.array_equal(a, b)
@@ -105,7 +125,9 @@ def test_large_scores_do_not_overflow(kernels):
     rng = np.random.default_rng(0)
     q, k, v = qkv_of(rng, 1, 70, 150, 1, 8)
     k[:, 120] *= 20
-    check_op("attention", [q * 30, k, v], lambda *a: ref.attention(*a, heads=1), grads=(), tolerance=2e-4, heads=1)
+    check_op(
+        "attention", [q * 30, k, v], lambda *a: ref.attention(*a, heads=1), grads=(), tolerance=2e-4, heads=1
+    )
 
 
 @pytest.mark.parametrize("given", ["none", "q", "qk"])
@@ -118,11 +140,28 @@ def test_fused_rows(kernels, given, heads, kv_heads, axis):
 
     def reference(qkv, q, k):
         own = ref.split(qkv, heads, kv_heads)
-        return ref.attention(own[0] if q is None else q, own[1] if k is None else k, own[2], heads=heads,
-                             kv_heads=kv_heads, mask="causal", axis=axis)
+        return ref.attention(
+            own[0] if q is None else q,
+            own[1] if k is None else k,
+            own[2],
+            heads=heads,
+            kv_heads=kv_heads,
+            mask="causal",
+            axis=axis,
+        )
 
-    check_op("attention_qkv", [qkv, q, k], reference, tolerance=4e-6, grad_tolerance=4e-5, heads=heads, kv_heads=kv_heads,
-             mask="causal", axis=axis, batched=[i for i, a in enumerate((qkv, q, k)) if a is not None])
+    check_op(
+        "attention_qkv",
+        [qkv, q, k],
+        reference,
+        tolerance=4e-6,
+        grad_tolerance=4e-5,
+        heads=heads,
+        kv_heads=kv_heads,
+        mask="causal",
+        axis=axis,
+        batched=[i for i, a in enumerate((qkv, q, k)) if a is not None],
+    )
 
 
 def test_the_same_tensor_three_times(kernels):
@@ -135,11 +174,20 @@ def test_the_same_tensor_three_times(kernels):
     assert np.allclose(t.grad, a + b + c, atol=1e-6)
 
 
-@pytest.mark.parametrize("change,says", [
-    (dict(heads=3), "do not divide"), (dict(heads=0), "heads wanted at least 1"), (dict(kv_heads=3), "divisor"),
-    (dict(mask="window"), "window wanted"), (dict(mask="frame_causal"), "frame wanted"), (dict(scale=-1.0), "scale"),
-    (dict(axis=-1), "axis wanted"), (dict(axis=7), "axis wanted"), (dict(heads=2, kv_heads=1), "k wanted"),
-])
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        (dict(heads=3), "do not divide"),
+        (dict(heads=0), "heads wanted at least 1"),
+        (dict(kv_heads=3), "divisor"),
+        (dict(mask="window"), "window wanted"),
+        (dict(mask="frame_causal"), "frame wanted"),
+        (dict(scale=-1.0), "scale"),
+        (dict(axis=-1), "axis wanted"),
+        (dict(axis=7), "axis wanted"),
+        (dict(heads=2, kv_heads=1), "k wanted"),
+    ],
+)
 def test_wrong_use_is_said(change, says):
     q, k, v = qkv_of(np.random.default_rng(0), 2, 4, 4, 2, 4)
     with pytest.raises(ValueError, match=says):

@@ -1,10 +1,9 @@
-"""attention_cached and cache_write: a ring with sinks read in place == all frames, == a shifted array, == samples alone."""
+"""attention_cached, cache_write: a ring with sinks == all frames, == a shifted array, == samples alone."""
 
 import numpy as np
 import pytest
 from harness import check_op, run
 from reference import attention as ref
-
 from worldmodel import _core
 
 
@@ -17,14 +16,24 @@ def stream(rng, B, T, N, C):
 
 
 def write(cache, frames, position, sinks):
-    _core.ops["cache_write"](cache, _core.Tensor(np.ascontiguousarray(frames)), _core.Tensor(np.asarray(position, np.int32)),
-                             sinks=sinks)
+    _core.ops["cache_write"](
+        cache,
+        _core.Tensor(np.ascontiguousarray(frames)),
+        _core.Tensor(np.asarray(position, np.int32)),
+        sinks=sinks,
+    )
 
 
 def cached(q, k_cache, v_cache, position, **attrs):
     tables = [_core.Tensor(t) for t in attrs.pop("tables", ())]
-    return _core.ops["attention_cached"](_core.Tensor(np.ascontiguousarray(q)), k_cache, v_cache,
-                                         _core.Tensor(np.asarray(position, np.int32)), *tables, **attrs).numpy()
+    return _core.ops["attention_cached"](
+        _core.Tensor(np.ascontiguousarray(q)),
+        k_cache,
+        v_cache,
+        _core.Tensor(np.asarray(position, np.int32)),
+        *tables,
+        **attrs,
+    ).numpy()
 
 
 def empty(B, frames, N, C):
@@ -39,23 +48,38 @@ def test_cached_equals_uncached_bit_for_bit(kernels, over, D, kv_heads, chunk):
     rng, B, T, N, heads = np.random.default_rng(D), 2, 12, 5, 2
     q = normal(rng, B, T, N, heads * D)
     k, v = (normal(rng, B, T, N, kv_heads * D) for _ in range(2))
-    cos, sin = (t.numpy().copy() for t in _core.ops["rotary_table"](_core.Tensor(np.arange(T, dtype=np.int32)), width=D // 2 * 2))
+    cos, sin = (
+        t.numpy().copy()
+        for t in _core.ops["rotary_table"](_core.Tensor(np.arange(T, dtype=np.int32)), width=D // 2 * 2)
+    )
     turn = dict(norm="none", axis=-3)
     Q = _core.ops["qk_norm_rotary"](*map(_core.Tensor, (q, cos, sin)), heads=heads, **turn)
     K = _core.ops["qk_norm_rotary"](*map(_core.Tensor, (k, cos, sin)), heads=kv_heads, **turn)
     if over == "time":
-        whole = _core.ops["attention"](Q, K, _core.Tensor(v), heads=heads, kv_heads=kv_heads, mask="causal", axis=-3).numpy()
+        whole = _core.ops["attention"](
+            Q, K, _core.Tensor(v), heads=heads, kv_heads=kv_heads, mask="causal", axis=-3
+        ).numpy()
     else:
         flat = [_core.Tensor(np.array(x).reshape(B, T * N, -1)) for x in (Q.numpy(), K.numpy(), v)]
-        whole = _core.ops["attention"](*flat, heads=heads, kv_heads=kv_heads, mask="frame_causal", frame=N).numpy()
+        whole = _core.ops["attention"](
+            *flat, heads=heads, kv_heads=kv_heads, mask="frame_causal", frame=N
+        ).numpy()
         whole = whole.reshape(q.shape)
     caches = [empty(B, T, N, kv_heads * D) for _ in range(2)]
     for t in range(0, T, chunk):
         now = slice(t, t + chunk)
         for cache, x in zip(caches, (k, v), strict=True):
             write(cache, x[:, now], [t + chunk - 1] * B, 2)
-        out = cached(q[:, now], *caches, [t + chunk - 1] * B, tables=(cos, sin), heads=heads, kv_heads=kv_heads, sinks=2,
-                     over=over)
+        out = cached(
+            q[:, now],
+            *caches,
+            [t + chunk - 1] * B,
+            tables=(cos, sin),
+            heads=heads,
+            kv_heads=kv_heads,
+            sinks=2,
+            over=over,
+        )
         assert np.array_equal(out, whole[:, now])
 
 
@@ -65,25 +89,47 @@ def test_ring_equals_shift(kernels, sinks, ring, over):
     """Frames that take turns in a ring == an array whose frames are moved up at each step, bit for bit."""
     rng, B, T, N, heads, D = np.random.default_rng(ring), 2, 11, 3, 2, 8
     q, k, v = stream(rng, B, T, N, heads * D)
-    tables = [t.numpy().copy() for t in _core.ops["rotary_table"](_core.Tensor(np.arange(sinks + ring, dtype=np.int32)), width=6)]
+    tables = [
+        t.numpy().copy()
+        for t in _core.ops["rotary_table"](_core.Tensor(np.arange(sinks + ring, dtype=np.int32)), width=6)
+    ]
     caches = [empty(B, sinks + ring, N, heads * D) for _ in range(2)]
     for t in range(T):
         for cache, x in zip(caches, (k, v), strict=True):
-            write(cache, x[:, t:t + 1], [t] * B, sinks)
-        out = cached(q[:, t:t + 1], *caches, [t] * B, tables=tables, heads=heads, sinks=sinks, over=over)
+            write(cache, x[:, t : t + 1], [t] * B, sinks)
+        out = cached(q[:, t : t + 1], *caches, [t] * B, tables=tables, heads=heads, sinks=sinks, over=over)
         held = ref.cached_order(t, sinks, ring)
         shifted = [_core.Tensor(np.ascontiguousarray(x[:, held])) for x in (k, v)]
-        moved = cached(q[:, t:t + 1], *shifted, [len(held) - 1] * B, heads=heads, over=over,
-                       tables=[table[:len(held)].copy() for table in tables])
+        moved = cached(
+            q[:, t : t + 1],
+            *shifted,
+            [len(held) - 1] * B,
+            heads=heads,
+            over=over,
+            tables=[table[: len(held)].copy() for table in tables],
+        )
         assert np.array_equal(out, moved)
-        turned = ref.qk_norm_rotary(k[:, held].astype(np.float64), *(x[:len(held)] for x in tables), heads=heads, norm="none", axis=-3)
-        query = ref.qk_norm_rotary(q[:, t:t + 1].astype(np.float64), *(x[len(held) - 1:len(held)] for x in tables), heads=heads,
-                                   norm="none", axis=-3)
+        turned = ref.qk_norm_rotary(
+            k[:, held].astype(np.float64),
+            *(x[: len(held)] for x in tables),
+            heads=heads,
+            norm="none",
+            axis=-3,
+        )
+        query = ref.qk_norm_rotary(
+            q[:, t : t + 1].astype(np.float64),
+            *(x[len(held) - 1 : len(held)] for x in tables),
+            heads=heads,
+            norm="none",
+            axis=-3,
+        )
         if over == "time":
             want = ref.attention(query, turned, v[:, held].astype(np.float64), heads=heads, axis=-3)
         else:
-            want = ref.attention(*(x.reshape(B, -1, heads * D) for x in (query, turned, v[:, held].astype(np.float64))),
-                                 heads=heads).reshape(query.shape)
+            want = ref.attention(
+                *(x.reshape(B, -1, heads * D) for x in (query, turned, v[:, held].astype(np.float64))),
+                heads=heads,
+            ).reshape(query.shape)
         assert np.abs(out - want).max() < 1e-5
 
 
@@ -93,8 +139,15 @@ def test_ragged_samples_equal_separate_runs(kernels):
     q = normal(rng, 4, 1, N, heads * D)
     caches = [normal(rng, 4, sinks + ring, N, heads * D) for _ in range(2)]
     tables = [normal(rng, sinks + ring, 4) for _ in range(2)]
-    out = check_op("attention_cached", [q, *caches, position, *tables], lambda *a: reference_cached(*a, sinks, ring, heads),
-                   grads=(), batched=[0, 1, 2, 3], heads=heads, sinks=sinks)[0]
+    out = check_op(
+        "attention_cached",
+        [q, *caches, position, *tables],
+        lambda *a: reference_cached(*a, sinks, ring, heads),
+        grads=(),
+        batched=[0, 1, 2, 3],
+        heads=heads,
+        sinks=sinks,
+    )[0]
     assert not out[3].any()
 
 
@@ -107,7 +160,7 @@ def reference_cached(q, k, v, position, cos, sin, sinks, ring, heads):
             continue
         n = len(slots)
         K = ref.qk_norm_rotary(k[b, slots], cos[:n], sin[:n], heads=heads, norm="none", axis=-3)
-        Q = ref.qk_norm_rotary(q[b], cos[n - 1:n], sin[n - 1:n], heads=heads, norm="none", axis=-3)
+        Q = ref.qk_norm_rotary(q[b], cos[n - 1 : n], sin[n - 1 : n], heads=heads, norm="none", axis=-3)
         out[b] = ref.attention(Q, K, v[b, slots], heads=heads, axis=-3)
     return out
 
@@ -140,7 +193,7 @@ def test_a_replay_moves_on():
         position.numpy()[...] = t
         tape.replay()
         seen = np.concatenate(x, 1).astype(np.float64)
-        assert np.array_equal(cache.numpy()[:, :t + 1], seen)
+        assert np.array_equal(cache.numpy()[:, : t + 1], seen)
         want = ref.attention(seen[:, -1:], seen, seen, heads=1, axis=-3)
         assert np.abs(out.numpy() - want).max() < 1e-5
 
@@ -164,8 +217,16 @@ def test_wrong_use_is_said():
         ((t(2, 1, 3, 8), t(2, 4, 2, 8), t(2, 4, 2, 8), at), dict(heads=2), "caches wanted"),
         ((t(2, 1, 3, 8), t(2, 4, 3, 8), t(2, 5, 3, 8), at), dict(heads=2), "caches wanted"),
         ((t(2, 1, 3, 8), t(2, 4, 3, 8), t(2, 4, 3, 8), at), dict(heads=2, sinks=4), "sinks wanted"),
-        ((t(2, 1, 3, 8), t(2, 4, 3, 8), t(2, 4, 3, 8), _core.Tensor(np.zeros(1, np.int32))), dict(heads=2), "position wanted"),
-        ((t(2, 1, 3, 8), t(2, 4, 3, 8), t(2, 4, 3, 8), at, t(3, 2), t(3, 2)), dict(heads=2), "cos and sin wanted"),
+        (
+            (t(2, 1, 3, 8), t(2, 4, 3, 8), t(2, 4, 3, 8), _core.Tensor(np.zeros(1, np.int32))),
+            dict(heads=2),
+            "position wanted",
+        ),
+        (
+            (t(2, 1, 3, 8), t(2, 4, 3, 8), t(2, 4, 3, 8), at, t(3, 2), t(3, 2)),
+            dict(heads=2),
+            "cos and sin wanted",
+        ),
     ]:
         with pytest.raises(ValueError, match=says):
             attend(*args, **attrs)

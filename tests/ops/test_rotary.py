@@ -1,10 +1,9 @@
-"""rotary: tables against float64 at any position, norm and rotation against float64, rotation keeps relative position."""
+"""rotary: tables at any position, norm and rotation against float64; only the distance counts."""
 
 import numpy as np
 import pytest
 from harness import check_op
 from reference import attention as ref
-
 from worldmodel import _core
 
 
@@ -17,8 +16,17 @@ def normal(rng, *shape):
 def test_tables(kernels, kind, base, axes):
     rng = np.random.default_rng(axes)
     position = normal(rng, 7, axes) if axes else normal(rng, 2, 7)
-    check_op("rotary_table", [position], lambda p: ref.rotary_table(p, 24, base, axes, kind), grads=(), tolerance=1e-6,
-             width=24, base=base, axes=axes, kind=kind)
+    check_op(
+        "rotary_table",
+        [position],
+        lambda p: ref.rotary_table(p, 24, base, axes, kind),
+        grads=(),
+        tolerance=1e-6,
+        width=24,
+        base=base,
+        axes=axes,
+        kind=kind,
+    )
 
 
 def test_tables_have_no_largest_position(kernels):
@@ -36,16 +44,31 @@ def test_norm_and_rotation(kernels, norm, pairs, D, P):
     x, scale = normal(rng, 3, 5, heads * D) + 0.3, normal(rng, D) if D % 2 else None
     tables = [normal(rng, 5, P), normal(rng, 5, P)] if P else [None, None]
     attrs = dict(heads=heads, norm=norm, pairs=pairs, eps=1e-3)
-    check_op("qk_norm_rotary", [x, *tables, scale], lambda *a: ref.qk_norm_rotary(*a, **attrs),
-             grads=[0, 3] if scale is not None else [0], batched=[0], tolerance=4e-6, grad_tolerance=5e-5, **attrs)
+    check_op(
+        "qk_norm_rotary",
+        [x, *tables, scale],
+        lambda *a: ref.qk_norm_rotary(*a, **attrs),
+        grads=[0, 3] if scale is not None else [0],
+        batched=[0],
+        tolerance=4e-6,
+        grad_tolerance=5e-5,
+        **attrs,
+    )
 
 
 @pytest.mark.parametrize("axis,rows", [(-3, (4,)), (-2, (3,)), (1, (2, 4)), (2, (2, 4, 3))])
 def test_axes_and_tables_per_sample(kernels, axis, rows):
     rng = np.random.default_rng(0)
     x, cos, sin = normal(rng, 2, 4, 3, 16), normal(rng, *rows, 4), normal(rng, *rows, 4)
-    check_op("qk_norm_rotary", [x, cos, sin], lambda *a: ref.qk_norm_rotary(*a, heads=2, axis=axis), grads=[0],
-             grad_tolerance=5e-5, heads=2, axis=axis)
+    check_op(
+        "qk_norm_rotary",
+        [x, cos, sin],
+        lambda *a: ref.qk_norm_rotary(*a, heads=2, axis=axis),
+        grads=[0],
+        grad_tolerance=5e-5,
+        heads=2,
+        axis=axis,
+    )
 
 
 @pytest.mark.parametrize("heads,kv_heads", [(2, 2), (4, 1)])
@@ -53,21 +76,43 @@ def test_axes_and_tables_per_sample(kernels, axis, rows):
 def test_fused_rows(kernels, heads, kv_heads, scaled):
     rng, D = np.random.default_rng(0), 10
     qkv = normal(rng, 2, 6, (heads + 2 * kv_heads) * D)
-    tables, scales = [normal(rng, 6, 5), normal(rng, 6, 5)], [normal(rng, D) if scaled else None for _ in range(2)]
+    tables, scales = (
+        [normal(rng, 6, 5), normal(rng, 6, 5)],
+        [normal(rng, D) if scaled else None for _ in range(2)],
+    )
 
     def reference(qkv, cos, sin, q_scale, k_scale):
         q, k, _ = ref.split(qkv, heads, kv_heads)
-        return (ref.qk_norm_rotary(q, cos, sin, q_scale, heads=heads), ref.qk_norm_rotary(k, cos, sin, k_scale, heads=kv_heads))
+        return (
+            ref.qk_norm_rotary(q, cos, sin, q_scale, heads=heads),
+            ref.qk_norm_rotary(k, cos, sin, k_scale, heads=kv_heads),
+        )
 
-    check_op("qkv_norm_rotary", [qkv, *tables, *scales], reference, grads=[0, 3, 4] if scaled else [0], batched=[0],
-             tolerance=4e-6, grad_tolerance=5e-5, heads=heads, kv_heads=kv_heads)
+    check_op(
+        "qkv_norm_rotary",
+        [qkv, *tables, *scales],
+        reference,
+        grads=[0, 3, 4] if scaled else [0],
+        batched=[0],
+        tolerance=4e-6,
+        grad_tolerance=5e-5,
+        heads=heads,
+        kv_heads=kv_heads,
+    )
 
 
 def test_scale_over_many_rows(kernels):
     rng = np.random.default_rng(0)
     x, scale = normal(rng, 1, 700, 24), normal(rng, 8)
-    check_op("qk_norm_rotary", [x, None, None, scale], lambda *a: ref.qk_norm_rotary(*a, heads=3), grads=[0, 3],
-             tolerance=4e-6, grad_tolerance=5e-5, heads=3)
+    check_op(
+        "qk_norm_rotary",
+        [x, None, None, scale],
+        lambda *a: ref.qk_norm_rotary(*a, heads=3),
+        grads=[0, 3],
+        tolerance=4e-6,
+        grad_tolerance=5e-5,
+        heads=3,
+    )
 
 
 def test_only_the_distance_counts(kernels):
@@ -84,8 +129,14 @@ def test_only_the_distance_counts(kernels):
     assert np.ptp(scores) < 1e-4
 
 
-@pytest.mark.parametrize("attrs,says", [(dict(heads=3), "do not divide"), (dict(heads=2, axis=-1), "axis wanted"),
-                                        (dict(heads=4), "cos and sin wanted")])
+@pytest.mark.parametrize(
+    "attrs,says",
+    [
+        (dict(heads=3), "do not divide"),
+        (dict(heads=2, axis=-1), "axis wanted"),
+        (dict(heads=4), "cos and sin wanted"),
+    ],
+)
 def test_wrong_use_is_said(attrs, says):
     rng = np.random.default_rng(0)
     x, cos, sin = (_core.Tensor(a) for a in (normal(rng, 2, 5, 16), normal(rng, 5, 4), normal(rng, 5, 4)))

@@ -3,7 +3,9 @@
 import numpy as np
 
 
-def sees(Nq: int, Nk: int, mask: str = "full", window: int = 0, frame: int = 0, length: int | None = None) -> np.ndarray:
+def sees(
+    Nq: int, Nk: int, mask: str = "full", window: int = 0, frame: int = 0, length: int | None = None
+) -> np.ndarray:
     """(Nq, Nk) bool: may query i look at key j?  The last query stands at the last key."""
     at, j = np.arange(Nq)[:, None] + Nk - Nq, np.arange(Nk)[None]
     seen = np.broadcast_to(j < (Nk if length is None else length), (Nq, Nk)).copy()
@@ -23,7 +25,9 @@ def heads_of(x: np.ndarray, heads: int) -> np.ndarray:
     return np.swapaxes(x.reshape(*x.shape[:-1], heads, -1), -3, -2)
 
 
-def attention(q, k, v, lengths=None, *, heads, kv_heads=0, mask="full", window=0, frame=0, scale=0.0, axis=-2):
+def attention(
+    q, k, v, lengths=None, *, heads, kv_heads=0, mask="full", window=0, frame=0, scale=0.0, axis=-2
+):
     """softmax(scale q k^T) v, heads as column blocks; hidden keys are cut out, not multiplied by 0."""
     q, k, v = (np.moveaxis(x, axis, -2) for x in (q, k, v))
     lead, kv_heads = q.shape[:-2], kv_heads or heads
@@ -32,8 +36,16 @@ def attention(q, k, v, lengths=None, *, heads, kv_heads=0, mask="full", window=0
     scale = scale or Q.shape[-1] ** -0.5
     out = np.zeros_like(Q)
     for index in np.ndindex(*lead):
-        length = None if lengths is None else lengths.reshape(lengths.shape + (1,) * (len(lead) - lengths.ndim))[
-            tuple(i if n > 1 else 0 for i, n in zip(index, lengths.shape + (1,) * (len(lead) - lengths.ndim), strict=True))]
+        length = (
+            None
+            if lengths is None
+            else lengths.reshape(lengths.shape + (1,) * (len(lead) - lengths.ndim))[
+                tuple(
+                    i if n > 1 else 0
+                    for i, n in zip(index, lengths.shape + (1,) * (len(lead) - lengths.ndim), strict=True)
+                )
+            ]
+        )
         seen = sees(Q.shape[-2], K.shape[-2], mask, window, frame, length)
         for i in np.flatnonzero(seen.any(1)):
             s = scale * np.einsum("hd,hjd->hj", Q[index][:, i], K[index][:, seen[i]])
@@ -63,7 +75,9 @@ def rotary_table(position, width, base=10000.0, axes=0, kind="base"):
 def rotate(x, cos, sin, pairs="half"):
     """Turn the first 2 P columns of x (..., D) by cos, sin (..., P)."""
     P, out = cos.shape[-1], x.copy()
-    first, second = (slice(0, P), slice(P, 2 * P)) if pairs == "half" else (slice(0, 2 * P, 2), slice(1, 2 * P, 2))
+    first, second = (
+        (slice(0, P), slice(P, 2 * P)) if pairs == "half" else (slice(0, 2 * P, 2), slice(1, 2 * P, 2))
+    )
     a, b = x[..., first], x[..., second]
     out[..., first], out[..., second] = a * cos - b * sin, b * cos + a * sin
     return out
@@ -80,7 +94,7 @@ def qk_norm_rotary(x, cos=None, sin=None, scale=None, *, heads, norm="rms", pair
         y = y * scale
     if cos is not None:
         axis = axis % x.ndim
-        N, inner = x.shape[axis], int(np.prod(x.shape[axis + 1:-1]))
+        N, inner = x.shape[axis], int(np.prod(x.shape[axis + 1 : -1]))
         row = np.arange(int(np.prod(x.shape[:-1]))) // inner % (cos.size // cos.shape[-1])
         assert (cos.size // cos.shape[-1]) % N == 0
         c, s = (t.reshape(-1, t.shape[-1])[row].reshape(*x.shape[:-1], 1, -1) for t in (cos, sin))

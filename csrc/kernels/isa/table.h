@@ -7,6 +7,7 @@
 #include "../cpu/conv.c"
 #include "../cpu/winograd.c"
 #include "../cpu/rotary.c"
+#include "../cpu/attention_tile.c"
 #include "../cpu/attention.c"
 #include "../cpu/pointwise.c"
 #include "../cpu/reduce.c"
