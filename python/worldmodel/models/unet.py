@@ -1,0 +1,221 @@
+"""unet: the next frame from the last few, by a small convolutional network with AdaGN (after DIAMOND, Alonso et al. 2024).
+
+    c     = MLP(sinusoids(tau), sinusoids(d), z of each context action)
+    x_hat = last frame + net(noisy frame, context frames; c)             predict the change
+    flow  : x_tau = (1 - tau) eps + tau x, trained on |x_hat - x|^2; half the samples at tau = 0, where the answer is
+            the conditional mean, so that one step from pure noise is already a good one
+    heads : reward (two-hot symlog) and termination, read from the network's middle, so from context and action only
+
+Convolutions pay when data and minutes are few (docs/learning.md); there is no horizon and no cache but the last frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import nn, ops
+from ..sampling import Sampler, Step
+from ..tensor import Plan, Tape, Tensor
+from .dynamics import Dynamics, Window
+from .heads import Heads
+
+SIZES = {
+    "T": {"widths": (32, 48, 64), "depths": (1, 1, 1), "cond": 128},
+    "S": {"widths": (32, 64, 96), "depths": (1, 1, 2), "cond": 128},
+    "M": {"widths": (48, 96, 128), "depths": (1, 1, 2), "cond": 128},
+    "B": {"widths": (64, 128, 192), "depths": (2, 2, 2), "cond": 256},
+}
+
+
+class AdaGN(nn.Module):
+    """silu(GroupNorm(x) (1 + scale) + shift), scale and shift linear in c and 0 at first; groups of about 32 channels."""
+
+    def __init__(self, features: int, cond: int):
+        self.modulation = nn.Linear(cond, 2 * features, init=nn.zeros)
+        self._groups = max(1, features // 32)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return ops.ada_group_norm(x, self.modulation(c), groups=self._groups, act="silu")
+
+
+class Residual(nn.Module):
+    """x + conv(AdaGN(conv(AdaGN(x)))), the second convolution 0 at first."""
+
+    def __init__(self, features_in: int, features: int, cond: int):
+        self.norm1, self.conv1 = AdaGN(features_in, cond), nn.Conv2d(features_in, features)
+        self.norm2, self.conv2 = AdaGN(features, cond), nn.Conv2d(features, features, init=nn.zeros)
+        self.skip = nn.Conv2d(features_in, features, kernel=1) if features_in != features else None
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        h = self.conv1(self.norm1(x, c))
+        return self.conv2(self.norm2(h, c), residual=self.skip(x) if self.skip else x)
+
+
+class Network(nn.Module):
+    """Space to depth, levels of residual blocks down and up with skips, depth to space."""
+
+    def __init__(self, channels_in: int, channels_out: int, widths: tuple[int, ...], depths: tuple[int, ...], cond: int, patch: int):
+        self._patch = patch
+        self.stem = nn.Conv2d(channels_in * patch * patch, widths[0])
+        self.down = [[Residual(w, w, cond) for _ in range(d)] for w, d in zip(widths, depths, strict=True)]
+        self.shrink = [nn.Conv2d(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False)]
+        self.middle = Residual(widths[-1], widths[-1], cond)
+        self.grow = [nn.Conv2d(b, a, upsample=2) for a, b in zip(widths, widths[1:], strict=False)]
+        self.up = [[Residual(2 * w if j == 0 else w, w, cond) for j in range(d)]
+                   for w, d in zip(widths[:-1], depths[:-1], strict=True)]
+        self.norm, self.out = AdaGN(widths[0], cond), nn.Conv2d(widths[0], channels_out * patch * patch, init=nn.zeros)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B,H,W,channels_in), c (B,cond) -> (B,H,W,channels_out) and the middle (B,h,w,features)."""
+        B, H, W, _ = x.shape
+        p = self._patch
+        x = self.stem(ops.reshape(ops.patchify(x, patch=p), (B, H // p, W // p, -1)))
+        skips = []
+        for i, blocks in enumerate(self.down):
+            if i:
+                x = self.shrink[i - 1](x)
+            for block in blocks:
+                x = block(x, c)
+            skips.append(x)
+        middle = x = self.middle(x, c)
+        for i in reversed(range(len(self.up))):
+            x = ops.concat(self.grow[i](x), skips[i], axis=-1)
+            for block in self.up[i]:
+                x = block(x, c)
+        x = self.out(self.norm(x, c))
+        return ops.unpatchify(ops.reshape(x, (B, (H // p) * (W // p), -1)), height=H, width=W, patch=p), middle
+
+
+class UNet(Dynamics):
+    """The UNet as a world's dynamics.
+
+    size: 'T', 'S', 'M' or 'B'.  context: frames it looks back on.  patch: space to depth at the stem; frame sides must be
+    multiples of patch * 2^(levels - 1).  steps: denoising steps of a sampler unless it says otherwise.  at_noise: share of
+    training samples at tau = 0.  Raises ValueError for what does not fit.
+    """
+
+    def __init__(self, frame_shape: tuple[int, int, int], action_features: int, size: str = "S", context: int = 4,
+                 patch: int = 2, steps: int = 1, at_noise: float = 0.5, reward_bins: int = 41, reward_limit: float = 6.0,
+                 widths: tuple[int, ...] | None = None, depths: tuple[int, ...] | None = None, cond: int | None = None):
+        if size not in SIZES:
+            raise ValueError(f"UNet: size must be one of {', '.join(SIZES)}, got {size!r}")
+        if context < 1 or steps < 1 or not 0 <= at_noise <= 1:
+            raise ValueError(f"UNet: wanted context >= 1, steps >= 1, 0 <= at_noise <= 1, got {context}, {steps}, {at_noise}")
+        H, W, C = frame_shape
+        widths = tuple(widths or SIZES[size]["widths"])
+        depths = tuple(depths or SIZES[size]["depths"])
+        cond = cond or SIZES[size]["cond"]
+        unit = patch * 2 ** (len(widths) - 1)
+        if len(widths) != len(depths) or H % unit or W % unit:
+            raise ValueError(f"UNet: frame sides must be multiples of {unit} and widths as many as depths, "
+                             f"got {H}x{W}, {len(widths)} and {len(depths)}")
+        self.context, self.window, self.feature_size = context, context + 1, 128
+        self._shape, self._steps, self._at_noise, self._cond = frame_shape, steps, at_noise, cond
+        self._action_features, self._levels = action_features, 64
+        self.actions = nn.Linear(action_features + 1, 32)
+        self.condition = nn.MLP(2 * self._levels + 32 * context, cond, cond)
+        self.network = Network(C * (context + 1), C, widths, depths, cond, patch)
+        h, w = H // unit, W // unit
+        self.squeeze = nn.Conv2d(widths[-1], 32, stride=2, act="silu")
+        self.features = nn.Linear(32 * ((h + 1) // 2) * ((w + 1) // 2), self.feature_size, act="silu")
+        self.heads = Heads(self.feature_size, reward_bins, reward_limit)
+
+    # ---- the network with its conditions ----
+
+    def _numbers(self, frames: Tensor) -> Tensor:
+        """uint8 (B,n,H,W,C) -> float (B,H,W,n C) in [-1, 1]."""
+        B, n, H, W, C = frames.shape
+        stacked = ops.reshape(ops.permute(frames, (0, 2, 3, 1, 4)), (B, H, W, n * C))
+        return ops.scale_shift(ops.cast(stacked, "float32"), 1 / 127.5, -1.0)
+
+    def _predict(self, noisy: Tensor, context: Tensor, actions: Tensor, level: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """noisy (B,H,W,C), context (B,H,W,n C), actions (B,n,F+1), level and size (B,) -> x_hat (B,H,W,C), features (B,F)."""
+        B, C = noisy.shape[0], self._shape[2]
+        z = ops.reshape(self.actions(actions), (B, -1))
+        levels = [ops.sinusoidal(ops.scale_shift(t, 1000.0, 0.0), dim=self._levels) for t in (level, size)]
+        c = ops.silu(self.condition(ops.concat(*levels, z, axis=-1)))
+        change, middle = self.network(ops.concat(noisy, context, axis=-1), c)
+        last = ops.slice(context, -1, context.shape[-1] - C, context.shape[-1])
+        features = self.features(ops.reshape(self.squeeze(ops.silu(middle)), (B, -1)))
+        return ops.add(change, last), features
+
+    # ---- learning ----
+
+    def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
+        """frames: |x_hat - x|^2 per number, over real frames; reward and termination: see Heads."""
+        B, T = window.shape
+        if T != self.window:
+            raise ValueError(f"UNet: windows must have {self.window} frames, got {T}")
+        n, (H, W, C) = self.context, self._shape
+        clean = ops.reshape(self._numbers(ops.slice(window.frames, 1, n, n + 1)), (B, H, W, C))
+        context = self._numbers(ops.slice(window.frames, 1, 0, n))
+        tau = ops.mul(ops.uniform(stream, salt=1, shape=(B,)),
+                      ops.bernoulli(Tensor(np.full(B, 1 - self._at_noise, np.float32)), stream, salt=2))
+        noisy = ops.noise(clean, stream, tau, salt=3)
+        actions = ops.concat(ops.slice(window.actions, 1, 1, n + 1), ops.reshape(ops.slice(window.known, 1, 1, n + 1), (B, n, 1)), axis=-1)
+        guess, features = self._predict(noisy, context, actions, tau, Tensor(np.zeros(B, np.float32)))
+        last = slice(n, n + 1)
+        weight = Tensor(np.ascontiguousarray(window.frame_weight.numpy()[:, n]))
+        return {
+            "frames": ops.mse(guess, clean, weight),
+            **self.heads.losses(features, *(Tensor(np.ascontiguousarray(t.numpy()[:, last][:, 0]))
+                                            for t in (window.rewards, window.terminated, window.step_weight))),
+        }
+
+    def sampler(self, n: int, **options: Any) -> UNetSampler:
+        return UNetSampler(self, n, **options)
+
+
+class UNetSampler(Sampler):
+    """n environments, each the last frames and actions; a step is one plan."""
+
+    def __init__(self, model: UNet, n: int, steps: int | None = None):
+        super().__init__(n, model._action_features)
+        self.model, self.steps = model, steps or model._steps
+        if self.steps < 1:
+            raise ValueError(f"sampler: steps must be at least 1, got {steps}")
+        H, W, C = model._shape
+        self.state["frames"] = Tensor(np.zeros((n, model.context, H, W, C), np.uint8), copy=True)
+        self.state["actions"] = Tensor(np.zeros((n, model.context, self.action_features + 1), np.float32), copy=True)
+        self._plan = self._record()
+
+    def _record(self) -> Plan:
+        m, n = self.model, self.n
+        H, W, C = m._shape
+        with Tape(grad=False) as tape:
+            ops.stream_advance(self.state["stream"])
+            context = m._numbers(self.state["frames"])
+            x = ops.normal(self.state["stream"], salt=11, shape=(n, H, W, C))
+            for k in range(self.steps):
+                tau = k / self.steps
+                level, size = (Tensor(np.full(n, v, np.float32)) for v in (tau, 0.0))
+                guess, features = m._predict(x, context, self.state["actions"], level, size)
+                if k + 1 < self.steps:       # Euler: x += (x_hat - x) dtau / (1 - tau)
+                    step = (1 / self.steps) / (1 - tau)
+                    x = ops.add(ops.scale_shift(x, 1 - step, 0.0), ops.scale_shift(guess, step, 0.0))
+            frames = ops.frames_u8(guess)
+            rewards, termination = m.heads.decode(features)
+            ended = ops.bernoulli(termination, self.state["stream"], salt=12)
+        return tape.plan(frames, rewards, termination, ended, features)
+
+    def begin(self, rows: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
+        n = self.model.context
+        missing = max(0, n - frames.shape[1])
+        keep = frames[:, -n:]
+        self.state["frames"].numpy()[rows] = np.concatenate([np.repeat(keep[:, :1], missing, 1), keep], 1) if missing else keep
+        past = np.zeros((len(rows), n, self.action_features + 1), np.float32)
+        led = actions[:, -n:]
+        past[:, n - led.shape[1] :, :-1] = led
+        past[..., -1] = np.abs(past[..., :-1]).max(-1, initial=0) > 0
+        self.state["actions"].numpy()[rows] = past
+
+    def advance(self, actions: np.ndarray) -> Step:
+        past, history = self.state["actions"].numpy(), self.state["frames"].numpy()
+        past[:, :-1] = past[:, 1:]
+        past[:, -1, :-1], past[:, -1, -1] = actions, 1
+        frames, rewards, termination, ended, features = (np.array(t.numpy()) for t in self._plan.run())
+        history[:, :-1] = history[:, 1:]
+        history[:, -1] = frames
+        return Step(frames, rewards, ended > 0.5, termination, features)
