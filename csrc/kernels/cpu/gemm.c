@@ -10,8 +10,9 @@
              for tile          TILE_M rows or fewer
                for k           TILE_M x TILE_N multiply-adds
 
-   (1) Every number of C is one chain of multiply-adds over k = 0, 1, ..., started from bias, from 0 or from C itself.
-       Neither M, N, the blocks, the tile nor the threads change a bit of it: row i alone == row i of a batch.
+   (1) Every number of C is a chain of multiply-adds over each block of k in order, added to bias, 0 or C block by block
+       (which keeps long sums accurate).  The blocks depend on K alone: M, N, the tile and the threads change no bit.
+       Row i alone == row i of a batch.
    (2) Nothing here allocates.  What is packed on the way lives on the stack: 32 to 64 KB, 192 KB more where A is
        given by columns.
 
@@ -25,14 +26,14 @@
        add      C += A B instead of C = A B
        bias     (N), added to every row
        columns  A[i,k] = a[k lda + i] instead of a[i lda + k]
-       finish   called with each finished tile instead of storing it (epilogues)
+       finish   called with each finished panel of a block of rows instead of storing it (epilogues); pair: with two
    There is no alpha: scale what you pack or load anyway. */
 
 enum { PANEL = TILE_N * WM_LANES };
 enum { GEMM_KC = 256 };                 /* K block: 256 x 32 floats are 32 KB of the first cache */
 enum { GEMM_A_BYTES = 512 << 10 };      /* a row block of A: half of a 1 MB second cache */
 enum { GEMM_MC = 192 };                 /* rows at most in a block that is packed here, or finished by a callback */
-enum { GEMM_MC_PACKED = 1024 };         /* rows at most in a block of a product that stores directly */
+enum { GEMM_MC_DIRECT = 1024 };         /* rows at most in a block of a product that stores directly */
 enum { GEMM_ALONE = 1 << 17 };          /* multiply-adds below which one thread is faster */
 
 typedef enum { GEMM_KN, GEMM_NK, GEMM_PACKED, GEMM_PACKED_BF16 } gemm_form;
@@ -48,7 +49,8 @@ typedef struct gemm {
     const float *bias;      /* (N), or NULL */
     float *c;
     int64_t ldc;
-    /* sums (rows, columns <= PANEL), rows of lds, belong to C[m.., n..]; they may be changed.  NULL: stored to c. */
+    bool pair;              /* finish takes two panels side by side; packed B only, N a multiple of two panels, no bias */
+    /* sums (rows, columns), rows of lds, belong to C[m.., n..] and may be changed.  NULL: stored to c. */
     void (*finish)(const struct gemm *, float *sums, int64_t lds, int64_t m, int64_t n, int rows, int columns);
     const void *context;    /* for finish */
 } gemm;
@@ -119,13 +121,14 @@ static inline __attribute__((always_inline)) row_of_b load_b(const void *b, int6
     return r;
 }
 
-/* c (rows, PANEL) = start + A B over K.  start is read in rows of start_step: c itself, a row of bias, or zeros. */
+/* c (rows, PANEL) = start + A B over K.  start is read in rows of start_step: c itself, a row of bias, or zeros.
+   A line of what comes next is fetched into the second cache each k: it hides the way from the third. */
 static inline __attribute__((always_inline)) void tile(const int rows, const bool columns, const bool bf16, float *c,
         int64_t ldc, const float *start, int64_t start_step, const float *a, int64_t lda, const void *b, int64_t K,
         const char *ahead) {
     vec acc[TILE_M][TILE_N];
     UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < TILE_N; j++) acc[i][j] = vec_load(start + i * start_step + j * WM_LANES);
+        UNROLL for (int j = 0; j < TILE_N; j++) acc[i][j] = vec_set(0.0f);
     for (int64_t k = 0; k < K; k++) {
         __builtin_prefetch(ahead + k * 64, 0, 2);
         row_of_b r = load_b(b, k, bf16);
@@ -135,7 +138,8 @@ static inline __attribute__((always_inline)) void tile(const int rows, const boo
         }
     }
     UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < TILE_N; j++) vec_store(c + i * ldc + j * WM_LANES, acc[i][j]);
+        UNROLL for (int j = 0; j < TILE_N; j++)
+            vec_store(c + i * ldc + j * WM_LANES, acc[i][j] + vec_load(start + i * start_step + j * WM_LANES));
 }
 
 typedef void tile_fn(float *c, int64_t ldc, const float *start, int64_t start_step, const float *a, int64_t lda,
@@ -217,34 +221,54 @@ static inline int64_t k_block(int64_t K) {   /* even blocks, so that none is a s
     return blocks ? (K + blocks - 1) / blocks : 1;
 }
 
-/* Rows m0 ... m0+rows of one panel, K inside.  Partial sums stay in c, or in a small block where c is not written. */
-static void panel_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t n) {
-    float room[GEMM_KC * PANEL] __attribute__((aligned(64)));
-    float sums[GEMM_MC * PANEL] __attribute__((aligned(64)));
-    int64_t width = g->N - n < PANEL ? g->N - n : PANEL, step = k_block(g->K);
-    bool direct = !g->finish && width == PANEL;
-    float *to = direct ? g->c + m0 * g->ldc + n : sums, first[PANEL];
-    int64_t ldt = direct ? g->ldc : PANEL, start_step = 0;
-    const float *start = zeros;
-    if (g->add && direct) start = to, start_step = ldt;
-    else if (g->add) {
+/* Where the sums of some rows and one panel start: c, a row of bias, or zeros. */
+typedef struct { const float *from; int64_t step; } beginning;
+
+static beginning begin(const gemm *g, float *sums, float *first, int64_t m0, int64_t rows, int64_t n, int64_t width) {
+    if (g->add) {
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < PANEL; j++) sums[i * PANEL + j] = j < width ? g->c[(m0 + i) * g->ldc + n + j] : 0;
-        start = sums, start_step = PANEL;
-    } else if (g->bias) {
-        for (int64_t j = 0; j < PANEL; j++) first[j] = j < width ? g->bias[n + j] : 0;
-        start = first;
+        return (beginning){sums, PANEL};
     }
+    if (!g->bias) return (beginning){zeros, 0};
+    for (int64_t j = 0; j < PANEL; j++) first[j] = j < width ? g->bias[n + j] : 0;
+    return (beginning){first, 0};
+}
+
+/* Rows m0 ... m0+rows of a whole panel, stored directly; partial sums stay in c. */
+static void panel_direct(const gemm *g, int64_t m0, int64_t rows, int64_t n) {
+    float room[GEMM_KC * PANEL] __attribute__((aligned(64)));
+    float *to = g->c + m0 * g->ldc + n;
+    int64_t step = k_block(g->K);
+    beginning at = g->add ? (beginning){to, g->ldc} : (beginning){g->bias ? g->bias + n : zeros, 0};
     for (int64_t k0 = 0; k0 < g->K || k0 == 0; k0 += step) {
         int64_t depth = g->K - k0 < step ? g->K - k0 : step;
-        const void *b = panel_part(g, room, n, width, k0, depth);
-        run_tiles(g, to, ldt, start, start_step, g->a + m0 * g->lda, b, k0, depth, rows);
-        start = to, start_step = ldt;
+        const void *b = panel_part(g, room, n, PANEL, k0, depth);
+        run_tiles(g, to, g->ldc, at.from, at.step, g->a + m0 * g->lda, b, k0, depth, rows);
+        at = (beginning){to, g->ldc};
     }
-    if (g->finish) g->finish(g, sums, PANEL, m0, n, (int)rows, (int)width);
-    else if (!direct)
+}
+
+/* The same for a panel that is cut short, or finished elsewhere: the sums stay in a block of their own.  A pair of
+   panels is finished together, side by side. */
+static void panel_aside(const gemm *g, int64_t m0, int64_t rows, int64_t n) {
+    float room[GEMM_KC * PANEL] __attribute__((aligned(64)));
+    float sums[GEMM_MC * PANEL] __attribute__((aligned(64))), first[PANEL];
+    int64_t step = k_block(g->K), panels = g->pair ? 2 : 1, lds = panels * PANEL;
+    int64_t width = g->N - n < lds ? g->N - n : lds;
+    beginning at = g->pair ? (beginning){zeros, 0} : begin(g, sums, first, m0, rows, n, width);
+    for (int64_t k0 = 0; k0 < g->K || k0 == 0; k0 += step) {
+        int64_t depth = g->K - k0 < step ? g->K - k0 : step;
+        for (int64_t p = 0; p < panels; p++) {
+            float *to = sums + p * PANEL;
+            const void *b = panel_part(g, room, n + p * PANEL, g->pair ? PANEL : width, k0, depth);
+            run_tiles(g, to, lds, k0 ? to : at.from, k0 ? lds : at.step, g->a + m0 * g->lda, b, k0, depth, rows);
+        }
+    }
+    if (g->finish) g->finish(g, sums, lds, m0, n, (int)rows, (int)width);
+    else
         for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = 0; j < width; j++) g->c[(m0 + i) * g->ldc + n + j] = sums[i * PANEL + j];
+            for (int64_t j = 0; j < width; j++) g->c[(m0 + i) * g->ldc + n + j] = sums[i * lds + j];
 }
 
 /* A given by columns: a block of it is packed, then meets panels p0 ... p1; sums stay in c. */
@@ -281,33 +305,39 @@ static void columns_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t p0,
 
 /* Rows of a block: A stays in the second cache, and sums on the stack.  Blocks are as even as can be. */
 static int64_t row_blocks(const gemm *g) {
-    int64_t most = g->columns || g->finish || g->N % PANEL ? GEMM_MC : GEMM_MC_PACKED;
-    int64_t fit = g->columns ? GEMM_MC : GEMM_A_BYTES / 4 / (g->K ? g->K : 1) / TILE_M * TILE_M;
+    int64_t most = g->columns || g->finish || g->N % PANEL ? GEMM_MC : GEMM_MC_DIRECT, fit = most;
+    if (g->pair) most /= 2;
+    if (!g->columns && g->K) fit = GEMM_A_BYTES / 4 / g->K / TILE_M * TILE_M;
     if (fit < 4 * TILE_M) fit = 4 * TILE_M;
     if (fit > most) fit = most;
     return (g->M + fit - 1) / fit;
 }
 
-/* Units first ... last of (row block, panel), row blocks outside. */
+static inline int64_t units_across(const gemm *g) { return gemm_panels(g->N) / (g->pair ? 2 : 1); }
+
+/* Units first ... last of (row block, panel or pair), row blocks outside. */
 static void run_units(const gemm *g, int64_t blocks, int64_t first, int64_t last) {
-    int64_t panels = gemm_panels(g->N);
+    int64_t across = units_across(g), width = g->pair ? 2 * PANEL : PANEL;
     while (first < last) {
-        int64_t block = first / panels, p = first % panels, end = last - block * panels < panels ? last - block * panels : panels;
+        int64_t block = first / across, p = first % across, end = p + last - first;
         int64_t m0 = g->M * block / blocks, rows = g->M * (block + 1) / blocks - m0;
+        if (end > across) end = across;
         if (g->columns) columns_of_rows(g, m0, rows, p, end);
         else
-            for (int64_t q = p; q < end; q++) panel_of_rows(g, m0, rows, q * PANEL);
+            for (int64_t n = p * width; n < end * width; n += width)
+                if (g->finish || g->N - n < width) panel_aside(g, m0, rows, n);
+                else panel_direct(g, m0, rows, n);
         first += end - p;
     }
 }
 
 static __attribute__((unused)) void gemm_serial(const gemm *g) {
     int64_t blocks = row_blocks(g);
-    run_units(g, blocks, 0, blocks * gemm_panels(g->N));
+    run_units(g, blocks, 0, blocks * units_across(g));
 }
 
 static __attribute__((unused)) void gemm_parallel(const gemm *g) {
-    int64_t blocks = row_blocks(g), units = blocks * gemm_panels(g->N), threads = wm_threads;
+    int64_t blocks = row_blocks(g), units = blocks * units_across(g), threads = wm_threads;
     if (threads > units) threads = units;
     if (threads < 2 || g->M * g->N * g->K < GEMM_ALONE) {
         run_units(g, blocks, 0, units);

@@ -4,6 +4,7 @@
 #include "../kernels.h"
 #include "../cpu/vec.h"
 #include "../cpu/gemm.c"
+#include "../cpu/linear.c"
 #include "../cpu/rotary.c"
 #include "../cpu/attention_tile.c"
 #include "../cpu/attention.c"
