@@ -124,14 +124,13 @@ static inline vec vec_erf_near(vec x) {
     return p * x + x;
 }
 static inline vec vec_erfc_far(vec t) {
-    t = vec_select(t > 4.0f, vec_set(4.0f), t);
-    vec q = vec_set(1.123147013e-5f);
-    q = q * t + -3.228054265e-4f;
-    q = q * t + 3.642465221e-3f;
-    q = q * t + -2.376207523e-2f;
-    q = q * t + 1.062368900e-1f;
-    q = q * t + 6.351513267e-1f;
-    q = q * t + 1.286484897e-1f;
+    vec c = vec_select(t > 4.0f, vec_set(4.0f), t), q = vec_set(1.123147013e-5f);      /* fitted up to 4; beyond, on to 0 */
+    q = q * c + -3.228054265e-4f;
+    q = q * c + 3.642465221e-3f;
+    q = q * c + -2.376207523e-2f;
+    q = q * c + 1.062368900e-1f;
+    q = q * c + 6.351513267e-1f;
+    q = q * c + 1.286484897e-1f;
     return vec_exp(-(q * t + t));
 }
 static inline vec vec_sign_of(vec magnitude, vec x) {
