@@ -36,9 +36,6 @@ static inline float row_lse(const float *x, int64_t C) {
     const float m = row_top(x, C);
     return m == -INFINITY ? m : m + logf(row_exp_sum(x, m, C));
 }
-/* p = e^(x - lse), 0 in a row of -inf. */
-static inline vec softmax_of(vec x, float lse) { return vec_exp(x - (lse == -INFINITY ? 0.0f : lse)); }
-
 static void softmax_forward(float *out, const float *x, int64_t R, int64_t C) {
     #pragma omp parallel for num_threads(wm_threads) if (R * C > SOFTMAX_GRAIN)
     for (int64_t r = 0; r < R; r++) {
@@ -104,57 +101,67 @@ static void logsumexp_backward(float *dx, const float *dout, const float *out, c
     #pragma omp parallel for num_threads(wm_threads) if (R * C > SOFTMAX_GRAIN)
     for (int64_t r = 0; r < R; r++)
         for (int64_t i = 0; i < C; i += WM_LANES) {
-            vec p = softmax_of(row_load(x + r * C, i, C, -INFINITY), out[r]);
+            vec p = vec_exp(row_load(x + r * C, i, C, -INFINITY) - (out[r] == -INFINITY ? 0.0f : out[r]));
             row_store(dx + r * C, i, C, row_load(dx + r * C, i, C, 0.0f) + dout[r] * p);
         }
 }
 
-/* out (R) = x[index] - lse; lse (R) is kept for backward. */
-static void log_prob_forward(float *out, float *lse, const float *x, const int32_t *index, int64_t R, int64_t C) {
+/* A row as log-probabilities (x - top) - ln sum e^(x - top): accurate however far the row is from 0. */
+typedef struct { float top, log_sum; } row_scale;
+static inline row_scale row_scale_of(const float *x, int64_t C) {
+    const float m = row_top(x, C);
+    return m == -INFINITY ? (row_scale){0.0f, 0.0f} : (row_scale){m, logf(row_exp_sum(x, m, C))};
+}
+
+/* out (R) = ln p[index]; log_sum (R) is kept for backward, which finds top again. */
+static void log_prob_forward(float *out, float *log_sum, const float *x, const int32_t *index, int64_t R, int64_t C) {
     #pragma omp parallel for num_threads(wm_threads) if (R * C > SOFTMAX_GRAIN)
     for (int64_t r = 0; r < R; r++) {
-        const float *row = x + r * C, m = row_top(row, C), l = m == -INFINITY ? 0.0f : logf(row_exp_sum(row, m, C));
-        lse[r] = m + l;
-        out[r] = m == -INFINITY ? m : (row[index[r]] - m) - l;
+        const row_scale s = row_scale_of(x + r * C, C);
+        log_sum[r] = s.log_sum;
+        out[r] = (x[r * C + index[r]] - s.top) - s.log_sum;
     }
 }
 
 /* dx += dout (one_hot(index) - p) */
-static void log_prob_backward(float *dx, const float *dout, const float *lse, const float *x, const int32_t *index,
+static void log_prob_backward(float *dx, const float *dout, const float *log_sum, const float *x, const int32_t *index,
                               int64_t R, int64_t C) {
     #pragma omp parallel for num_threads(wm_threads) if (R * C > SOFTMAX_GRAIN)
     for (int64_t r = 0; r < R; r++) {
+        const float m = row_top(x + r * C, C), top = m == -INFINITY ? 0.0f : m;
         for (int64_t i = 0; i < C; i += WM_LANES) {
-            vec p = softmax_of(row_load(x + r * C, i, C, -INFINITY), lse[r]);
+            vec p = vec_exp((row_load(x + r * C, i, C, -INFINITY) - top) - log_sum[r]);
             row_store(dx + r * C, i, C, row_load(dx + r * C, i, C, 0.0f) - dout[r] * p);
         }
         dx[r * C + index[r]] += dout[r];
     }
 }
 
-/* out (R) = - sum p ln p; lse (R) is kept for backward.  A probability of 0 adds 0. */
-static void entropy_forward(float *out, float *lse, const float *x, int64_t R, int64_t C) {
+/* out (R) = - sum p ln p; log_sum (R) is kept for backward.  A probability of 0 adds 0. */
+static void entropy_forward(float *out, float *log_sum, const float *x, int64_t R, int64_t C) {
     #pragma omp parallel for num_threads(wm_threads) if (R * C > SOFTMAX_GRAIN)
     for (int64_t r = 0; r < R; r++) {
-        const float l = row_lse(x + r * C, C);
+        const row_scale k = row_scale_of(x + r * C, C);
         vec s = {0};
         for (int64_t i = 0; i < C; i += WM_LANES) {
-            const vec v = row_load(x + r * C, i, C, -INFINITY), p = softmax_of(v, l);
-            s -= vec_select(p == 0.0f, (vec){0}, p * (v - l));
+            const vec l = (row_load(x + r * C, i, C, -INFINITY) - k.top) - k.log_sum, p = vec_exp(l);
+            s -= vec_select(p == 0.0f, (vec){0}, p * l);
         }
-        lse[r] = l;
+        log_sum[r] = k.log_sum;
         out[r] = vec_sum(s);
     }
 }
 
 /* dx -= dout p (ln p + entropy) */
-static void entropy_backward(float *dx, const float *dout, const float *out, const float *lse, const float *x, int64_t R,
+static void entropy_backward(float *dx, const float *dout, const float *out, const float *log_sum, const float *x, int64_t R,
                              int64_t C) {
     #pragma omp parallel for num_threads(wm_threads) if (R * C > SOFTMAX_GRAIN)
-    for (int64_t r = 0; r < R; r++)
+    for (int64_t r = 0; r < R; r++) {
+        const float m = row_top(x + r * C, C), top = m == -INFINITY ? 0.0f : m;
         for (int64_t i = 0; i < C; i += WM_LANES) {
-            const vec v = row_load(x + r * C, i, C, -INFINITY), p = softmax_of(v, lse[r]);
-            const vec d = vec_select(p == 0.0f, (vec){0}, p * (v - lse[r] + out[r]));
+            const vec l = (row_load(x + r * C, i, C, -INFINITY) - top) - log_sum[r], p = vec_exp(l);
+            const vec d = vec_select(p == 0.0f, (vec){0}, p * (l + out[r]));
             row_store(dx + r * C, i, C, row_load(dx + r * C, i, C, 0.0f) - dout[r] * d);
         }
+    }
 }

@@ -13,6 +13,7 @@
 #include "../cpu/pointwise.c"
 #include "../cpu/reduce.c"
 #include "../cpu/softmax.c"
+#include "../cpu/shape.c"
 #include "../cpu/random.c"
 #include "../cpu/diffuse.c"
 
