@@ -40,7 +40,7 @@ def categorical_entropy(logits):
 
 
 def lambda_returns(rewards, continues, values_next, gamma, lam):
-    """G_t = r_t + gamma c_t ((1 - lam) v_{t+1} + lam G_{t+1}), by the sum over n-step returns: O(T^2), no recurrence.
+    """G_t = r_t + gamma c_t ((1 - lam) v_{t+1} + lam G_{t+1}), by the sum over n-step returns, O(T^2).
 
     rewards, continues, values_next (T,); values_next[t] is the value of the state after step t.
     """
