@@ -16,7 +16,7 @@ from .version import __version__
 
 _HOME = {
     "Tensor": "tensor", "Tape": "tensor", "Plan": "tensor", "no_grad": "tensor", "from_dlpack": "tensor",
-    "World": "world", "Window": "models.dynamics", "Sampler": "sampling",
+    "World": "world", "train_world": "train", "Window": "models.dynamics", "Sampler": "sampling",
     "set_threads": "machine", "threads": "machine", "kernels": "machine", "devices": "machine", "seed": "machine",
     "collect": "data", "Replay": "data",
 }

@@ -1,0 +1,200 @@
+"""train_world: batches of real windows in, a world that predicts them out.
+
+    wm.train_world(world, replay, minutes=5, run="runs/doom/world")
+
+The best weights are chosen by roll-outs on held-out episodes, not by loss: a falling loss with worse roll-outs is common.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data import Replay
+from ..metrics import decibels, mse
+from ..models.dynamics import Window
+from ..optim import AdamW
+from ..sampling import streams
+from ..tensor import Tape, Tensor
+from ..world import World
+from .loop import Budget, Diverged, Run
+
+
+@dataclass
+class TrainWorld:
+    """How to train a world."""
+
+    steps: int | None = None
+    """Updates; or say minutes."""
+    minutes: float | None = None
+    """Training time; evaluation does not count."""
+    batch: int = 16
+    """Windows an update."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    warmup: int = 100
+    """Updates until the peak."""
+    floor: float = 0.02
+    """The learning rate falls in a line to this share of the peak at the end of the budget."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.995
+    """Decay of the moving average of the weights, which is what the world keeps."""
+    held_out: float = 0.1
+    """Share of the episodes kept for roll-outs; 0 uses the training episodes."""
+    evaluate_every: int = 500
+    """Updates between roll-outs; 0: only at the end."""
+    rollouts: int = 32
+    """Windows of a roll-out evaluation."""
+    horizon: int = 8
+    """Steps of a roll-out evaluation."""
+    seed: int = 0
+    """Of batches and noise."""
+    run: str | None = None
+    """Folder of log, checkpoints and state; an unfinished run there goes on."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+def train_world(world: World, replay: Replay, settings: TrainWorld | None = None, **fields: Any) -> dict[str, Any]:
+    """Train a world in place; returns {'steps', 'seconds', 'psnr' (by step ahead), 'best_step', 'stopped'}.
+
+    fields override settings.  Interrupted (Ctrl-C, SIGTERM), it saves and returns with 'stopped' true; run again with the
+    same `run` folder it goes on bit for bit (with steps; minutes go on counting).  Raises Diverged on NaN, after putting
+    the best weights back.
+    """
+    s = dataclasses.replace(settings or TrainWorld(), **fields)
+    trainer = _Trainer(world, replay, s)
+    try:
+        return trainer.run_all()
+    finally:
+        trainer.close()
+
+
+class _Trainer:
+    def __init__(self, world: World, replay: Replay, s: TrainWorld):
+        self.world, self.s = world, s
+        self.train, self.test = replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
+        self.optimiser = AdamW(world, lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
+        self.batches = self.train.batches(s.batch, world.dynamics.window, seed=s.seed)
+        self.stream = Tensor(streams(np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch, dtype=np.uint64)), copy=True)
+        self.folder = Run(s.run, dataclasses.asdict(s))
+        self.best: dict[str, np.ndarray] = {}
+        self.best_score, self.best_step = -np.inf, 0
+        self.budget = Budget(s.steps, s.minutes, "world", *self._resume(), quiet=s.quiet)
+
+    # ---- one update ----
+
+    def update(self, step: int) -> dict[str, float]:
+        window = self.world.window(self.train, next(self.batches))
+        self.stream.numpy()[:, 3] = step
+        with Tape() as tape:
+            losses = self.world.losses(window, self.stream)
+            parts = list(losses.values())
+            total = parts[0]
+            for part in parts[1:]:
+                total = total + part
+        tape.backward(total)
+        f = self.budget.fraction
+        self.optimiser.lr = self.s.lr * min(1.0, (step + 1) / max(1, self.s.warmup)) * max(self.s.floor, 1 - f)
+        update = self.optimiser.step()
+        numbers = {name: value.item() for name, value in losses.items()}
+        if update.skipped:
+            raise Diverged(f"step {step}: the gradient is not finite; the last good checkpoint is kept")
+        return {**numbers, "grad_norm": update.norm, "lr": update.lr}
+
+    # ---- the loop ----
+
+    def run_all(self) -> dict[str, Any]:
+        s = self.s
+        try:
+            for step in self.budget:
+                numbers = self.update(step)
+                if step % 10 == 0:
+                    self.folder.log(step, **numbers)
+                    self.budget.note(**{k: v for k, v in numbers.items() if k not in ("lr", "grad_norm")})
+                if s.evaluate_every and (step + 1) % s.evaluate_every == 0:
+                    self.evaluate(step + 1)
+        except Diverged:
+            if self.best:
+                self.world.load_state_dict(self.best)
+            raise
+        if not self.budget.stopped:
+            curve = self.evaluate(self.budget.done)
+            self.world.load_state_dict(self.best)
+        else:
+            self.save_state()
+            curve = []
+        return {"steps": self.budget.done, "seconds": self.budget.seconds, "psnr": curve, "best_step": self.best_step,
+                "stopped": self.budget.stopped}
+
+    def evaluate(self, step: int) -> list[float]:
+        """PSNR of the averaged weights 1, 2, ... steps ahead on held-out windows; keeps the best."""
+        with self.budget.pause(), self.optimiser.averaged():
+            curve = rollout_psnr(self.world, self.test, self.s.rollouts, self.s.horizon)
+            score = float(np.mean(curve))
+            self.folder.log(step, **{f"psnr_{i + 1}": v for i, v in enumerate(curve)})
+            if score >= self.best_score:
+                self.best, self.best_score, self.best_step = self.world.state_dict(), score, step
+                if self.folder.folder:
+                    self.world.save(self.folder.folder / "best.safetensors", step=step, psnr=curve)
+        self.save_state()
+        return curve
+
+    # ---- going on ----
+
+    def save_state(self) -> None:
+        if not self.folder.folder:
+            return
+        tensors = {f"world.{k}": v for k, v in self.world.state_dict().items()}
+        tensors |= {f"optimiser.{k}": v for k, v in self.optimiser.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        self.folder.save(tensors, {"steps": self.budget.done + (0 if self.budget.stopped else 1), "seconds": self.budget.seconds,
+                                   "batches": self.batches.state(), "best_score": self.best_score, "best_step": self.best_step})
+
+    def _resume(self) -> tuple[int, float]:
+        found = self.folder.load()
+        if found is None:
+            return 0, 0.0
+        tensors, about = found
+
+        def part(prefix: str) -> dict[str, np.ndarray]:
+            return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.world.load_state_dict(part("world."))
+        self.optimiser.load_state_dict(part("optimiser."))
+        self.batches.set_state(about["batches"])
+        self.best, self.best_score, self.best_step = part("best."), about["best_score"], about["best_step"]
+        return about["steps"], about["seconds"]
+
+    def close(self) -> None:
+        self.batches.close()
+        self.folder.close()
+
+
+def rollout_psnr(world: World, replay: Replay, count: int, horizon: int, seed: int = 0, shuffled: bool = False, **options: Any
+                 ) -> list[float]:
+    """PSNR in dB 1 to `horizon` steps ahead of self-fed roll-outs from real starts with the real actions (or, shuffled,
+    another window's), over windows whose frames are all real."""
+    n = world.context
+    batch = replay.sample(np.random.default_rng(seed), 4 * count, n + horizon)
+    good = np.flatnonzero((batch.mask & batch.frame_known).all(1))[:count]
+    if len(good) < 2:
+        return []
+    window = Window.of(batch, replay.features(batch))
+    frames, led = batch.frames[good], window.actions.numpy()[good]
+    sampler = world.sampler(len(good), **options)
+    sampler.reset(frames[:, :n], led[:, :n], seeds=np.arange(len(good)) + seed)
+    curve = []
+    for t in range(n, n + horizon):
+        step = sampler.step(np.roll(led[:, t], 1, axis=0) if shuffled else led[:, t])
+        curve.append(float(decibels(mse(step.frames, frames[:, t]).mean())))
+    return curve
