@@ -105,7 +105,7 @@ import json, numpy as np
 from pathlib import Path
 
 folder = Path("mine"); folder.mkdir()
-frames = np.random.default_rng(0).integers(0, 256, (2, 11, 16, 16, 3), np.uint8)  # 2 episodes: 10 steps, 11 frames
+frames = np.random.default_rng(0).integers(0, 256, (2, 11, 16, 16, 3), np.uint8)  # 2 of 10 steps
 actions = np.random.default_rng(1).integers(0, 4, (2, 10))  # [:, t] leads from frame t to t + 1
 rewards = np.zeros((2, 10)); rewards[:, -1] = 1
 terminated = np.zeros((2, 10), np.uint8); terminated[:, -1] = 1  # the last step ends it
@@ -219,8 +219,10 @@ HOSTILE = [
     {"extras": {"x": {"dtype": "object", "shape": [], "per": "step"}}},
     {"extras": {"x": {"dtype": "uint8", "shape": [2**30, 2**30], "per": "step"}}},
     {"extras": {"x": {"dtype": "uint8", "shape": [], "per": "day"}}}, {"extras": {"x": 3}},
-    {"episodes": {}}, {"episodes": [3]}, {"episodes": [{"steps": 0}]}, {"episodes": [{"steps": 2**30}] * 50},
-    {"episodes": [{"steps": 10**30}]}, {"episodes": [{"steps": 5.0}]}, {"episodes": [{"steps": 5, "name": 3}]},
+    {"episodes": {}}, {"episodes": [3]}, {"episodes": [{"steps": 0}]},
+    {"episodes": [{"steps": 2**30}] * 50},
+    {"episodes": [{"steps": 10**30}]},
+    {"episodes": [{"steps": 5.0}]}, {"episodes": [{"steps": 5, "name": 3}]},
     {"episodes": [{"steps": 5, "labelled": "no"}]}, {"episodes": [{}]},
 ]  # fmt: skip
 

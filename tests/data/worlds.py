@@ -1,7 +1,7 @@
 """worlds: small environments whose frames tell the truth, for the tests of collecting.
 
-Counter: pixel (0,0) counts the steps since reset, pixel (0,1) the episode, pixel (0,2) the last action; it ends
-after a number of steps that depends on the episode: so a frame says which step of which episode it must be.
+Counter: pixel (0,0) counts the steps since reset, pixel (0,1) the episode, pixel (0,2) the last action; it
+ends after a number of steps that depends on the episode: so a frame says which step of which episode it is.
 """
 
 import gymnasium as gym

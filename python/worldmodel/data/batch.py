@@ -1,9 +1,10 @@
 """batch: windows of experience for training, drawn by a counter-based law and read ahead by one thread.
 
-Windows: draw a frame uniformly among all F frames, then its place in the window uniformly among L, then
-shift the window into its episode.  No padding is wasted on long episodes, and first and last frames
-(rewards, ends) are seen as often as the others.  Episodes shorter than L are padded at the end.  One 64-bit
-word w decides: floor(w F L / 2^64).
+Windows: an episode of n frames has n + L - 1 windows of L frames that show any of it; draw one uniformly
+among those of all episodes, then shift it into its episode.  No padding is wasted on long episodes, and
+first and last frames (rewards, ends) are seen as often as the others.  Episodes shorter than L are padded at
+the end.  One 64-bit word w
+decides: floor(w S / 2^64) of the S windows.
 
 Batches: the word of sample number n is Philox4x32-10 (Salmon et al. 2011) of counter n under the key `seed`,
 so the order depends only on seed and position: not on the batch size, threads or how often it was
@@ -77,19 +78,19 @@ class Windows:
         if len(frames) == 0:
             raise ValueError("windows: the replay has no episodes yet")
         self.frames, self.length = np.asarray(frames, np.int64), int(length)
-        self.stop = np.cumsum(self.frames)
-        if int(self.stop[-1]) * self.length >= 2**53:
-            raise ValueError(f"windows: {self.stop[-1]} frames in windows of {length} are too many to number")
+        self.stop = np.cumsum(self.frames + self.length - 1)
+        if int(self.stop[-1]) >= 2**53:
+            raise ValueError(f"windows: {self.stop[-1]} windows are too many to number")
 
     def draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """words (B,) uint64 -> which episode (B,), first frame within it (B,)."""
-        total = int(self.stop[-1]) * self.length
-        number = ((words >> np.uint64(11)).astype(np.float64) * 2.0**-53 * total).astype(np.int64)
-        anchor, place = np.divmod(number, self.length)
-        which = np.searchsorted(self.stop, anchor, side="right")
+        number = ((words >> np.uint64(11)).astype(np.float64) * 2.0**-53 * int(self.stop[-1])).astype(
+            np.int64
+        )
+        which = np.searchsorted(self.stop, number, side="right")
         frames = self.frames[which]
-        begin = anchor - (self.stop[which] - frames) - place
-        return which, np.clip(begin, 0, np.maximum(frames - self.length, 0))
+        start = number - self.stop[which] + frames
+        return which, np.clip(start, 0, np.maximum(frames - self.length, 0))
 
 
 def philox(seed: int, counter: np.ndarray) -> np.ndarray:

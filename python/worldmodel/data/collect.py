@@ -185,6 +185,11 @@ def _lanes(
                 " set them when making the vector environment"
             )
         camera = Camera(env.single_observation_space, options["pixels"], options["frames"])
+        if camera.source == "render" and env.render_mode != "rgb_array":
+            raise ValueError(
+                f"collect: no image in {env.single_observation_space};"
+                ' make the vector environment with render_mode="rgb_array"'
+            )
         return VectorLanes(env, camera), None, _fps(env, 1)
     one = env if isinstance(env, Environment) else environment(env, **options)
     fps = _fps(one, options["frame_skip"] or 1)

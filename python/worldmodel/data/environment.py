@@ -3,7 +3,7 @@ evaluating.
 
     environment("VizdoomBasic-v1", frames=(64, 64), frame_skip=4)   observations: uint8 (64,64,3)
 
-Pixels come from the observation if it is an image (uint8, HW or HWC, both sides 16 or more), from the image
+Pixels come from the observation if it is an image (uint8, see `image_layout`), from the image
 in a Dict observation ("screen", "image", "pixels", "rgb" first), else from render(); they are resized by
 exact area averaging. Numbers beside the image (or instead of it) become the proprioception vector, float32.
 
@@ -40,11 +40,33 @@ SMALLEST_IMAGE = 16
 LARGEST_PROPRIO = 4096
 
 
+def image_layout(space: Any) -> str | None:
+    """How the pixels of a Box uint8 lie, None if it holds none: sides are 16 pixels at least.
+
+    "HW", "HWC" (C of 1, 3 or 4), "CHW" (C of 3), "SHW" and "SHWC" (S stacked frames, fewer than 16, the
+    newest last).
+    """
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+        return None
+    big = [n >= SMALLEST_IMAGE for n in space.shape]
+    if big == [True, True]:
+        return "HW"
+    if big == [True, True, False] and space.shape[2] in (1, 3, 4):
+        return "HWC"
+    if big == [False, True, True]:
+        return "CHW" if space.shape[0] == 3 else "SHW"
+    return "SHWC" if big == [False, True, True, False] and space.shape[3] in (1, 3, 4) else None
+
+
 def is_image(space: Any) -> bool:
-    """A Box uint8 (H,W) or (H,W,C) with C of 1, 3 or 4 and sides of at least 16 pixels."""
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
-        return False
-    return min(space.shape[:2]) >= SMALLEST_IMAGE and (len(space.shape) == 2 or space.shape[2] in (1, 3, 4))
+    """Does a space hold pixels?  See `image_layout`."""
+    return image_layout(space) is not None
+
+
+def upright(image: np.ndarray, layout: str) -> np.ndarray:
+    """Pixels in a layout of `image_layout` -> (H,W,C), a view; of stacked frames the newest."""
+    image = image[-1] if layout[0] == "S" else image.transpose(1, 2, 0) if layout == "CHW" else image
+    return image[:, :, None] if image.ndim == 2 else image
 
 
 class Camera:
@@ -66,24 +88,14 @@ class Camera:
             )
         if self.source not in ("observation", "render") and not is_image(inner.get(self.source)):
             raise ValueError(f"pixels={self.source!r}: no image of that name in the observation {space}")
+        image = space if self.source == "observation" else inner.get(self.source)
+        self.layout = image_layout(image) or "HWC"  # render() gives (H,W,C)
+        self.shape = None if image is None else upright(np.empty(image.shape, np.uint8), self.layout).shape
         others = {k: s for k, s in inner.items() if k != self.source} if inner else {"": space}
         if self.source == "observation":
             others = {}
-        numbers = {
-            k: s
-            for k, s in sorted(others.items())
-            if isinstance(s, (spaces.Box, spaces.Discrete)) and not is_image(s)
-        }
-        self.parts = [
-            (k or "observation", _size(s)) for k, s in numbers.items() if 0 < _size(s) <= LARGEST_PROPRIO
-        ]
-        kept = [k for k, s in numbers.items() if 0 < _size(s) <= LARGEST_PROPRIO]
-        self._keys = [
-            (k, int(numbers[k].start), int(numbers[k].n))
-            if isinstance(numbers[k], spaces.Discrete)
-            else (k, 0, 0)
-            for k in kept
-        ]
+        self._numbers = {k: s for k, s in sorted(others.items()) if _is_vector(s)}
+        self.parts = [(k or "observation", _size(s)) for k, s in self._numbers.items()]
 
     @property
     def proprio_size(self) -> int:
@@ -95,9 +107,7 @@ class Camera:
             image = np.asarray(rendered)
         else:
             image = observation if self.source == "observation" else observation[self.source]
-        image = np.asarray(image)
-        if image.ndim == 2:
-            image = image[:, :, None]
+        image = upright(np.asarray(image), self.layout)
         if image.dtype != np.uint8 or image.ndim != 3:
             raise ValueError(
                 f"wanted uint8 pixels (H,W,C) from {self.source}, got {image.dtype} {image.shape}"
@@ -109,15 +119,21 @@ class Camera:
         if not self.parts:
             return None
         out = []
-        for key, start, n in self._keys:
+        for key, space in self._numbers.items():
             value = observation[key] if key else observation
-            out.append(np.arange(n) == int(value) - start if n else np.ravel(value))
+            discrete = isinstance(space, spaces.Discrete)
+            out.append(np.arange(space.n) == int(value) - space.start if discrete else np.ravel(value))
         with np.errstate(over="ignore"):
             return np.concatenate(out).astype(np.float32)
 
 
 def _size(space: Any) -> int:
     return int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape, dtype=np.int64))
+
+
+def _is_vector(space: Any) -> bool:
+    plain = isinstance(space, (spaces.Box, spaces.Discrete)) and not is_image(space)
+    return plain and 0 < _size(space) <= LARGEST_PROPRIO
 
 
 def _find_image(space: Any, inner: dict[str, Any]) -> str:
@@ -150,10 +166,14 @@ class Environment(gym.Wrapper):
         if self.camera.source == "render":
             self.env.reset(seed=0)
             return self.camera.picture(None, self.env.render()).shape
-        space = self.env.observation_space
-        space = space if self.camera.source == "observation" else space[self.camera.source]
-        size = self.camera.frames or space.shape[:2]
-        return (*size, space.shape[2] if len(space.shape) == 3 else 1)
+        return (*(self.camera.frames or self.camera.shape[:2]), self.camera.shape[2])
+
+    @property
+    def spec(self) -> gym.envs.registration.EnvSpec:
+        """What `gymnasium.make` needs to make the same again: JSON-able, since the recipe is."""
+        entry = "worldmodel.data.environment:environment"
+        options = {"kwargs": self.recipe, "disable_env_checker": True, "order_enforce": False}
+        return gym.envs.registration.EnvSpec("worldmodel/Real-v0", entry, **options)
 
     def _look(self, observation: Any, info: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
         info = dict(info)

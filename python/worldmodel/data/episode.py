@@ -8,6 +8,7 @@ returns them.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +54,8 @@ class Episode:
         `table`: the SlotTable of the action space, None if there are no actions; `proprio`: wanted size, 0
         for none.
         """
-        T = len(self.rewards)
+        lengths = [len(self.actions), len(self.rewards), len(self.terminated), len(self.frames) - 1]
+        T = Counter(lengths).most_common(1)[0][0]  # the odd one out is the wrong one
         wanted = {
             "frames": (np.uint8, (T + 1, *frame_shape)),
             "actions": (np.uint8, (T, table.row.itemsize if table else 0)),
