@@ -6,10 +6,12 @@ import resource
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 from gymnasium import spaces
+from worldmodel import data
 from worldmodel.data import ArraySpec, Episode, Replay
 
 H, W = 4, 6
@@ -100,45 +102,17 @@ def test_episode_frames_are_views_of_the_file_and_read_only(tmp_path):
         replay.episode(4)
 
 
-BY_HAND = """
-import json, numpy as np
-from pathlib import Path
-
-folder = Path("mine"); folder.mkdir()
-frames = np.random.default_rng(0).integers(0, 256, (2, 11, 16, 16, 3), np.uint8)  # 2 of 10 steps
-actions = np.random.default_rng(1).integers(0, 4, (2, 10))  # [:, t] leads from frame t to t + 1
-rewards = np.zeros((2, 10)); rewards[:, -1] = 1
-terminated = np.zeros((2, 10), np.uint8); terminated[:, -1] = 1  # the last step ends it
-frames.tofile(folder / "frames.bin")
-actions.astype("<i8").tofile(folder / "actions.bin")
-rewards.astype("<f8").tofile(folder / "rewards.bin")
-terminated.tofile(folder / "terminated.bin")
-np.zeros((2, 10), np.uint8).tofile(folder / "truncated.bin")
-meta = {
-    "format": "worldmodel-replay", "version": 1, "frame_shape": [16, 16, 3],
-    "action_space": {"type": "Discrete", "n": 4, "start": 0, "dtype": "int64"},
-    "episodes": [{"steps": 10}, {"steps": 10}],
-}
-(folder / "meta.json").write_text(json.dumps(meta))
-"""
-
-
-def test_a_replay_written_by_hand_opens(tmp_path, monkeypatch):
+def test_the_replay_written_by_hand_in_the_readme_opens(tmp_path, monkeypatch):
+    readme = Path(data.__file__).with_name("README.md").read_text()
+    example = readme.split("```python\n")[-1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     made = {}
-    exec(BY_HAND, made)
+    exec(example, made)
+    assert len(example.splitlines()) <= 25
     replay = Replay.open("mine")
     assert replay.action_space == spaces.Discrete(4) and len(replay) == 2
     assert np.array_equal(replay.episode(1).frames, made["frames"][1])
     assert np.array_equal(replay.unpack(replay.episode(1).actions), made["actions"][1])
-
-
-def test_the_example_by_hand_is_the_one_in_the_readme():
-    import worldmodel.data
-
-    text = (os.path.dirname(worldmodel.data.__file__)) + "/README.md"
-    with open(text) as file:
-        assert BY_HAND.strip() in file.read()
 
 
 @pytest.mark.parametrize(
