@@ -9,6 +9,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 typedef struct block {
     struct block *next;
@@ -43,11 +46,25 @@ static void trim(void) {
         }
 }
 
+/* Large blocks ask for large pages: a sweep over many arrays at once misses the address cache less, and faults less. */
+static void *from_system(size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    enum { LARGE = 2 << 20 };
+    if (bytes >= 2 * LARGE) {
+        void *p = NULL;
+        if (posix_memalign(&p, LARGE, bytes)) return NULL;
+        madvise(p, bytes, MADV_HUGEPAGE);
+        return p;
+    }
+#endif
+    return aligned_alloc(WM_ALIGN, bytes);
+}
+
 static block *ask_system(size_t bytes, int class) {
     if (limit && count.bytes_in_use + count.bytes_idle + bytes > limit) trim();
     if (limit && count.bytes_in_use + bytes > limit) return NULL;
-    block *b = aligned_alloc(WM_ALIGN, bytes);
-    if (!b) trim(), b = aligned_alloc(WM_ALIGN, bytes);
+    block *b = from_system(bytes);
+    if (!b) trim(), b = from_system(bytes);
     if (b) b->bytes = bytes, b->class = class, count.misses++;
     return b;
 }

@@ -48,6 +48,13 @@ typedef struct {
     float eps;
 } wm_head_norm;
 
+/* The numbers of one AdamW step (cpu/optimise.c has the formula). */
+enum { WM_SHADOWS = 4 };     /* moving averages of the parameters at most */
+typedef struct {
+    float step, root, rest1, beta2, rest2, eps, keep, clip, follow[WM_SHADOWS];   /* rest: 1 - beta, follow: 1 - ema */
+    int shadows;
+} wm_adamw_numbers;
+
 typedef struct wm_kernels {
     const char *name;
 #define WM_KERNEL(name, ret, args) ret (*name) args;

@@ -16,6 +16,7 @@
 #include "../cpu/shape.c"
 #include "../cpu/random.c"
 #include "../cpu/diffuse.c"
+#include "../cpu/optimise.c"
 
 const wm_kernels WM_TABLE = {
     .name = WM_ISA,
