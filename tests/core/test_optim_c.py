@@ -22,9 +22,9 @@ POINTER = ("make", "values", "gradient", "wm_params_new", "wm_params_part")
 def lib(tmp_path_factory):
     so = tmp_path_factory.mktemp("optim") / "optim.so"
     sources = [f for folder in ("base", "optim") for f in glob(f"csrc/{folder}/*.c", root_dir=ROOT)]
-    flags = "-std=gnu11 -O1 -fopenmp -fPIC -shared -ffp-contract=fast -fno-math-errno -fno-trapping-math -w".split()
-    subprocess.run([CC, *flags, "-o", so, "tests/core/arena.c", "csrc/tensor/tensor.c", *sources, "-lm"], cwd=ROOT,
-                   check=True)
+    flags = "-std=gnu11 -O1 -fopenmp -fPIC -shared -ffp-contract=fast -fno-math-errno -fno-trapping-math -w"
+    sources += ["tests/core/arena.c", "csrc/tensor/tensor.c"]
+    subprocess.run([CC, *flags.split(), "-o", so, *sources, "-lm"], cwd=ROOT, check=True)
     lib = c.CDLL(str(so))
     for name in POINTER:
         getattr(lib, name).restype = c.c_void_p
@@ -127,17 +127,23 @@ class Numbers(c.Structure):
 
 @pytest.mark.parametrize("n", [1, 17, 16384, 16385, 70001])
 def test_every_table_does_the_same_arithmetic(kernels, n):
-    norm = c.CFUNCTYPE(c.c_double, *[c.c_void_p] * 2, c.c_int64)(_core.kernel_address(kernels, "gradient_norm"))
-    step = c.CFUNCTYPE(None, *[c.c_void_p] * 8, c.c_int64, c.c_int64)(_core.kernel_address(kernels, "adamw_step"))
-    p, g, m, v, e = (Guarded(a.astype(np.float32)).view for a in np.random.default_rng(n).standard_normal((5, n)))
+    def kernel(name, result, *arguments):
+        return c.CFUNCTYPE(result, *arguments)(_core.kernel_address(kernels, name))
+
+    norm = kernel("gradient_norm", c.c_double, c.c_void_p, c.c_void_p, c.c_int64)
+    step = kernel("adamw_step", None, *[c.c_void_p] * 8, c.c_int64, c.c_int64)
+    arrays = np.random.default_rng(n).standard_normal((5, n)).astype(np.float32)
+    p, g, m, v, e = (Guarded(a).view for a in arrays)
     np.abs(v, out=v)
     parts, at = np.zeros(n // 2**14 + 1), [a.ctypes.data for a in (p, g, m, v)]
-    assert norm(parts.ctypes.data, g.ctypes.data, n) == pytest.approx(np.linalg.norm(g.astype(np.float64)), rel=1e-6)
+    length = np.linalg.norm(g.astype(np.float64))
+    assert norm(parts.ctypes.data, g.ctypes.data, n) == pytest.approx(length, rel=1e-6)
     P, G, M, V, E = (a.astype(np.float64) for a in (p, g, m, v, e))
     cut = n // 3
     ends, decays = np.array([cut, n]) if cut else np.array([n]), np.array([1, 0] if cut else [1], np.uint8)
     numbers = Numbers(0.01, 1.5, 0.1, 0.99, 0.01, 1e-6, 0.9, 0.5, (0.25,), 1)
-    step(*at, (c.c_void_p * 1)(e.ctypes.data), c.byref(numbers), ends.ctypes.data, decays.ctypes.data, len(ends), n)
+    shadows = (c.c_void_p * 1)(e.ctypes.data)
+    step(*at, shadows, c.byref(numbers), ends.ctypes.data, decays.ctypes.data, len(ends), n)
     M, V = M + 0.1 * (G / 2 - M), 0.99 * V + 0.01 * (G / 2) ** 2
     keep = np.where(np.arange(n) < (cut or n), 0.9, 1)
     P = keep * P - 0.01 * M / (np.sqrt(V) * 1.5 + 1e-6)

@@ -5,7 +5,6 @@ import threading
 
 import numpy as np
 import pytest
-
 from worldmodel import Tape, Tensor, _core, no_grad, ops
 
 
