@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from worldmodel import Tape, Tensor, _core, no_grad, ops
 
 

@@ -7,6 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
+
 from worldmodel import Tape, Tensor, _core, from_dlpack, ops
 
 
