@@ -8,6 +8,14 @@
 typedef uint16_t wm_bf16;   /* the upper half of a float */
 enum { WM_KIND_F32, WM_KIND_BF16, WM_KIND_U8, WM_KIND_I32 };   /* what a void pointer points to; numbered as wm_dtype */
 
+/* What a norm multiplies and adds, by channel: (plus + factor) and term, a row of each for every `rows` rows of x.  Both may
+   be NULL.  Rows of factor and term are step_... numbers apart (0: one for all), so that they may be chunks of one tensor. */
+typedef struct wm_modulation {
+    const float *factor, *term;
+    float plus;
+    int64_t rows, step_factor, step_term;
+} wm_modulation;
+
 /* A convolution, channels last: x (B,H,W,C) -> out (B,OH,OW,O).  Output (y,x) looks at rows stride y - top + [0,kh) and
    columns stride x - left + [0,kw) of x, whose pixels count `up` times in both directions; 0 outside.  image, row and
    pixel are the steps, in numbers, from one output image, row and pixel to the next. */
