@@ -183,16 +183,17 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    """Convolution of x (B, H, W, features_in), channels last; weight (features_out, kernel, kernel, features_in)."""
+    """Convolution of x (B, H, W, features_in), channels last; weight (features_out, kernel, kernel, features_in).
+    padding -1 keeps the size at stride 1."""
 
     def __init__(self, features_in: int, features_out: int, kernel: int = 3, stride: int = 1, upsample: int = 1,
-                 bias: bool = True, act: str = "none", init: Callable[..., np.ndarray] = fan_in_uniform):
+                 padding: int = -1, bias: bool = True, act: str = "none", init: Callable[..., np.ndarray] = fan_in_uniform):
         self.weight = parameter(init(features_out, kernel, kernel, features_in))
         self.bias = parameter(zeros(features_out)) if bias else None
-        self._stride, self._upsample, self._act = stride, upsample, act
+        self._how = {"stride": stride, "upsample": upsample, "padding": padding, "act": act}
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return ops.conv2d(x, self.weight, self.bias, residual, stride=self._stride, upsample=self._upsample, act=self._act)
+        return ops.conv2d(x, self.weight, self.bias, residual, **self._how)
 
 
 class LayerNorm(Module):

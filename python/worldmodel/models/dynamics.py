@@ -86,6 +86,11 @@ class Dynamics(nn.Module):
         random numbers a sample (ops.normal)."""
         raise NotImplementedError
 
+    def outcome_losses(self, window: Window) -> dict[str, Tensor]:
+        """Losses of reward and termination alone, of each window's last step, for windows in which rare events are drawn
+        often; empty for a backbone whose `losses` hold them."""
+        return {}
+
     def sampler(self, n: int, **options: Any) -> Sampler:
         """A sampler of n environments that read this network's weights."""
         raise NotImplementedError

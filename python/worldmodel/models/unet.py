@@ -4,7 +4,7 @@
     x_hat = last frame + net(noisy frame, context frames; c)             predict the change
     flow  : x_tau = (1 - tau) eps + tau x, trained on |x_hat - x|^2; half the samples at tau = 0, where the answer is
             the conditional mean, so that one step from pure noise is already a good one
-    heads : reward (two-hot symlog) and termination, read from the network's middle, so from context and action only
+    ends  : reward and termination by a small network of its own (outcome.py)
 
 Convolutions pay when data and minutes are few (docs/learning.md); there is no horizon and no cache but the last frames.
 """
@@ -19,7 +19,7 @@ from .. import nn, ops
 from ..sampling import Sampler, Step
 from ..tensor import Plan, Tape, Tensor
 from .dynamics import Dynamics, Window
-from .heads import Heads
+from .outcome import Outcome
 
 SIZES = {
     "T": {"widths": (32, 48, 64), "depths": (1, 1, 1), "cond": 128},
@@ -67,8 +67,8 @@ class Network(nn.Module):
                    for w, d in zip(widths[:-1], depths[:-1], strict=True)]
         self.norm, self.out = AdaGN(widths[0], cond), nn.Conv2d(widths[0], channels_out * patch * patch, init=nn.zeros)
 
-    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B,H,W,channels_in), c (B,cond) -> (B,H,W,channels_out) and the middle (B,h,w,features)."""
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (B,H,W,channels_in), c (B,cond) -> (B,H,W,channels_out)."""
         B, H, W, _ = x.shape
         p = self._patch
         x = self.stem(ops.reshape(ops.patchify(x, patch=p), (B, H // p, W // p, -1)))
@@ -79,13 +79,13 @@ class Network(nn.Module):
             for block in blocks:
                 x = block(x, c)
             skips.append(x)
-        middle = x = self.middle(x, c)
+        x = self.middle(x, c)
         for i in reversed(range(len(self.up))):
             x = ops.concat(self.grow[i](x), skips[i], axis=-1)
             for block in self.up[i]:
                 x = block(x, c)
         x = self.out(self.norm(x, c))
-        return ops.unpatchify(ops.reshape(x, (B, (H // p) * (W // p), -1)), height=H, width=W, patch=p), middle
+        return ops.unpatchify(ops.reshape(x, (B, (H // p) * (W // p), -1)), height=H, width=W, patch=p)
 
 
 class UNet(Dynamics):
@@ -97,7 +97,7 @@ class UNet(Dynamics):
     """
 
     def __init__(self, frame_shape: tuple[int, int, int], action_features: int, size: str = "S", context: int = 4,
-                 patch: int = 2, steps: int = 1, at_noise: float = 0.5, reward_bins: int = 41, reward_limit: float = 6.0,
+                 patch: int = 2, steps: int = 1, at_noise: float = 0.75, reward_bins: int = 41, reward_limit: float = 6.0,
                  widths: tuple[int, ...] | None = None, depths: tuple[int, ...] | None = None, cond: int | None = None):
         if size not in SIZES:
             raise ValueError(f"UNet: size must be one of {', '.join(SIZES)}, got {size!r}")
@@ -111,16 +111,15 @@ class UNet(Dynamics):
         if len(widths) != len(depths) or H % unit or W % unit:
             raise ValueError(f"UNet: frame sides must be multiples of {unit} and widths as many as depths, "
                              f"got {H}x{W}, {len(widths)} and {len(depths)}")
+        if context < 2:
+            raise ValueError(f"UNet: context must be at least 2, got {context}")
         self.context, self.window, self.feature_size = context, context + 1, 128
         self._shape, self._steps, self._at_noise, self._cond = frame_shape, steps, at_noise, cond
         self._action_features, self._levels = action_features, 64
         self.actions = nn.Linear(action_features + 1, 32)
         self.condition = nn.MLP(2 * self._levels + 32 * context, cond, cond)
         self.network = Network(C * (context + 1), C, widths, depths, cond, patch)
-        h, w = H // unit, W // unit
-        self.squeeze = nn.Conv2d(widths[-1], 32, stride=2, act="silu")
-        self.features = nn.Linear(32 * ((h + 1) // 2) * ((w + 1) // 2), self.feature_size, act="silu")
-        self.heads = Heads(self.feature_size, reward_bins, reward_limit)
+        self.outcome = Outcome(frame_shape, action_features + 1, context, self.feature_size, reward_bins, reward_limit)
 
     # ---- the network with its conditions ----
 
@@ -130,21 +129,30 @@ class UNet(Dynamics):
         stacked = ops.reshape(ops.permute(frames, (0, 2, 3, 1, 4)), (B, H, W, n * C))
         return ops.scale_shift(ops.cast(stacked, "float32"), 1 / 127.5, -1.0)
 
-    def _predict(self, noisy: Tensor, context: Tensor, actions: Tensor, level: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """noisy (B,H,W,C), context (B,H,W,n C), actions (B,n,F+1), level and size (B,) -> x_hat (B,H,W,C), features (B,F)."""
+    def _predict(self, noisy: Tensor, context: Tensor, actions: Tensor, level: Tensor, size: Tensor) -> Tensor:
+        """noisy (B,H,W,C), context (B,H,W,n C), actions (B,n,F+1), level and size (B,) -> x_hat (B,H,W,C)."""
         B, C = noisy.shape[0], self._shape[2]
         z = ops.reshape(self.actions(actions), (B, -1))
         levels = [ops.sinusoidal(ops.scale_shift(t, 1000.0, 0.0), dim=self._levels) for t in (level, size)]
         c = ops.silu(self.condition(ops.concat(*levels, z, axis=-1)))
-        change, middle = self.network(ops.concat(noisy, context, axis=-1), c)
-        last = ops.slice(context, -1, context.shape[-1] - C, context.shape[-1])
-        features = self.features(ops.reshape(self.squeeze(ops.silu(middle)), (B, -1)))
-        return ops.add(change, last), features
+        change = self.network(ops.concat(noisy, context, axis=-1), c)
+        return ops.add(change, ops.slice(context, -1, context.shape[-1] - C, context.shape[-1]))
+
+    def _outcome(self, context: Tensor, actions: Tensor) -> Tensor:
+        """What the coming step leaves for reward, termination and policies, (B,F)."""
+        n = context.shape[-1]
+        return self.outcome(ops.slice(context, -1, n - 2 * self._shape[2], n), actions)
 
     # ---- learning ----
 
+    def _actions(self, window: Window) -> Tensor:
+        """The window's last `context` actions with their known flags, (B,n,F+1)."""
+        (B, _), n = window.shape, self.context
+        known = ops.reshape(ops.slice(window.known, 1, 1, n + 1), (B, n, 1))
+        return ops.concat(ops.slice(window.actions, 1, 1, n + 1), known, axis=-1)
+
     def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
-        """frames: |x_hat - x|^2 per number, over real frames; reward and termination: see Heads."""
+        """frames: |x_hat - x|^2 per number, over real frames."""
         B, T = window.shape
         if T != self.window:
             raise ValueError(f"UNet: windows must have {self.window} frames, got {T}")
@@ -154,18 +162,22 @@ class UNet(Dynamics):
         tau = ops.mul(ops.uniform(stream, salt=1, shape=(B,)),
                       ops.bernoulli(Tensor(np.full(B, 1 - self._at_noise, np.float32)), stream, salt=2))
         noisy = ops.noise(clean, stream, tau, salt=3)
-        actions = ops.concat(ops.slice(window.actions, 1, 1, n + 1), ops.reshape(ops.slice(window.known, 1, 1, n + 1), (B, n, 1)), axis=-1)
-        guess, features = self._predict(noisy, context, actions, tau, Tensor(np.zeros(B, np.float32)))
-        last = slice(n, n + 1)
-        weight = Tensor(np.ascontiguousarray(window.frame_weight.numpy()[:, n]))
-        return {
-            "frames": ops.mse(guess, clean, weight),
-            **self.heads.losses(features, *(Tensor(np.ascontiguousarray(t.numpy()[:, last][:, 0]))
-                                            for t in (window.rewards, window.terminated, window.step_weight))),
-        }
+        guess = self._predict(noisy, context, self._actions(window), tau, Tensor(np.zeros(B, np.float32)))
+        return {"frames": ops.mse(guess, clean, _last(window.frame_weight))}
+
+    def outcome_losses(self, window: Window) -> dict[str, Tensor]:
+        """reward and termination of each window's last step: see Heads."""
+        context = self._numbers(ops.slice(window.frames, 1, self.context - 2, self.context))
+        features = self.outcome(context, self._actions(window))
+        return self.outcome.heads.losses(features, *(_last(t) for t in (window.rewards, window.terminated, window.step_weight)))
 
     def sampler(self, n: int, **options: Any) -> UNetSampler:
         return UNetSampler(self, n, **options)
+
+
+def _last(t: Tensor) -> Tensor:
+    """The last column of (B,T)."""
+    return Tensor(np.ascontiguousarray(t.numpy()[:, -1]))
 
 
 class UNetSampler(Sampler):
@@ -191,12 +203,13 @@ class UNetSampler(Sampler):
             for k in range(self.steps):
                 tau = k / self.steps
                 level, size = (Tensor(np.full(n, v, np.float32)) for v in (tau, 0.0))
-                guess, features = m._predict(x, context, self.state["actions"], level, size)
+                guess = m._predict(x, context, self.state["actions"], level, size)
                 if k + 1 < self.steps:       # Euler: x += (x_hat - x) dtau / (1 - tau)
                     step = (1 / self.steps) / (1 - tau)
                     x = ops.add(ops.scale_shift(x, 1 - step, 0.0), ops.scale_shift(guess, step, 0.0))
             frames = ops.frames_u8(guess)
-            rewards, termination = m.heads.decode(features)
+            features = m._outcome(context, self.state["actions"])
+            rewards, termination = m.outcome.heads.decode(features)
             ended = ops.bernoulli(termination, self.state["stream"], salt=12)
         return tape.plan(frames, rewards, termination, ended, features)
 
