@@ -143,22 +143,37 @@ static void strided_add(float *dx, const float *dout, const int64_t *shape, cons
 
 /* out[r, 0..width) = x[r, 0..width) */
 static void rows_copy(void *out, int64_t to, const void *x, int64_t from, int64_t item, int64_t width, int64_t rows) {
+    const int64_t turns = (width + MOVE_TURN - 1) / MOVE_TURN;
     #pragma omp parallel for num_threads(wm_threads) if (rows * width > MOVE_GRAIN)
-    for (int64_t r = 0; r < rows; r++)
-        memcpy((char *)out + r * to * item, (const char *)x + r * from * item, (size_t)(width * item));
+    for (int64_t i = 0; i < rows * turns; i++) {
+        const int64_t r = i / turns, c = i % turns * MOVE_TURN, part = width - c < MOVE_TURN ? width - c : MOVE_TURN;
+        memcpy((char *)out + (r * to + c) * item, (const char *)x + (r * from + c) * item, (size_t)(part * item));
+    }
 }
 
 /* d[r, 0..width) += g[r, 0..width) */
 static void rows_add(float *d, int64_t to, const float *g, int64_t from, int64_t width, int64_t rows) {
+    const int64_t turns = (width + MOVE_TURN - 1) / MOVE_TURN;
     #pragma omp parallel for num_threads(wm_threads) if (rows * width > MOVE_GRAIN)
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < width; i++) d[r * to + i] += g[r * from + i];
+    for (int64_t i = 0; i < rows * turns; i++) {
+        const int64_t r = i / turns, c = i % turns * MOVE_TURN, part = width - c < MOVE_TURN ? width - c : MOVE_TURN;
+        float *p = d + r * to + c;
+        const float *q = g + r * from + c;
+        for (int64_t j = 0; j < part; j++) p[j] += q[j];
+    }
 }
 
 /* out[r, 0..width) = the item at value */
 static void rows_fill(void *out, int64_t to, const void *value, int64_t item, int64_t width, int64_t rows) {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < width; i++) memcpy((char *)out + (r * to + i) * item, value, (size_t)item);
+    int32_t v4;
+    int16_t v2;
+    memcpy(&v4, value, sizeof v4), memcpy(&v2, value, sizeof v2);
+    for (int64_t r = 0; r < rows; r++) {
+        char *p = (char *)out + r * to * item;
+        if (item == 4) for (int64_t i = 0; i < width; i++) ((int32_t *)p)[i] = v4;
+        else if (item == 2) for (int64_t i = 0; i < width; i++) ((int16_t *)p)[i] = v2;
+        else memset(p, v2 & 255, (size_t)width);
+    }
 }
 
 /* ---- rows chosen by indices ---- */
