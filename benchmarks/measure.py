@@ -1,0 +1,170 @@
+"""Measuring side by side: interleaved rounds, medians, this machine's own limits, one table and one JSON file.
+
+A family of works is a file of benchmarks/works/ with `works(threads, quick) -> Iterator[Work]`; ops.py lists the families.
+Ours and its peers run in turn in one process, each round, so that a disturbance hits all of them; what is printed is
+the median.  Ratios above 1 mean that ours is faster.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+BLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY",
+                 "ONEDNN_MAX_CPU_ISA", "WORLDMODEL_KERNELS")
+HELD_TO_AVX2 = {"WORLDMODEL_KERNELS": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+                "ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
+LANES = {"avx512": (16, "-mavx512f"), "avx2": (8, "-mavx2 -mfma"), "baseline": (4, "")}
+
+
+@dataclass
+class Work:
+    """One row: a piece of work that ours and its peers do.
+
+    amount: operations (unit GFLOP/s), bytes (GB/s), or ignored (us, ms).  limit: "fma", "copy" or None.
+    against: the peers that the ratio counts (default all: the best of them).  group: its geometric mean is a row too.
+    """
+
+    name: str
+    unit: str
+    amount: float
+    ours: Callable[[], object]
+    peers: dict[str, Callable[[], object]]
+    goal: float | None = None
+    limit: str | None = "fma"
+    against: tuple[str, ...] = ()
+    group: str = ""
+    group_goal: float | None = None
+    calls: int = 1
+    """Things done by one call of ours and of the peers: what is shown is per thing."""
+
+
+@dataclass
+class Table:
+    threads: int
+    limits: dict[str, float]
+    seconds: float
+    rounds: int
+    rows: list[dict] = field(default_factory=list)
+
+    def run(self, work: Work) -> None:
+        """Measure one work and print its row."""
+        times = interleave({"ours": work.ours, **work.peers}, self.seconds, self.rounds)
+        value = {k: shown(work, t) for k, t in times.items()}
+        counted = [times[p] for p in work.against or work.peers]
+        ratio = min(counted) / times["ours"] if counted else None
+        top = self.limits.get(work.limit or "")
+        share = value["ours"] / top if top and work.unit in ("GFLOP/s", "GB/s") else None
+        self.rows.append({"work": work.name, "unit": work.unit, "threads": self.threads, "ours": value.pop("ours"),
+                          "peers": value, "limit": top, "share": share, "ratio": ratio, "goal": work.goal,
+                          "group": work.group, "group_goal": work.group_goal})
+        print_row(self.rows[-1])
+
+
+def shown(work: Work, seconds: float) -> float:
+    if work.unit in ("GFLOP/s", "GB/s"):
+        return work.amount / seconds / 1e9
+    return seconds / work.calls * {"us": 1e6, "ms": 1e3, "s": 1.0}[work.unit]
+
+
+def interleave(functions: dict[str, Callable], seconds: float, rounds: int) -> dict[str, float]:
+    """Median seconds a call of each function.  The functions take turns; a pause lets the other's threads fall asleep."""
+    counts = {}
+    for name, f in functions.items():
+        f()
+        start = time.perf_counter()
+        f()
+        once = max(time.perf_counter() - start, 1e-7)
+        counts[name] = max(1, int(seconds / once))
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    names = list(functions)
+    for i in range(rounds):
+        for name in names[i % len(names):] + names[: i % len(names)]:
+            f, n = functions[name], counts[name]
+            time.sleep(0.02)
+            f()
+            start = time.perf_counter()
+            for _ in range(n):
+                f()
+            times[name].append((time.perf_counter() - start) / n)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def machine_limits(threads: int, kernels: str) -> dict[str, float]:
+    """Best multiply-add rate (GFLOP/s) and copy rate (GB/s) of this machine; empty without a C compiler."""
+    compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
+    if not compiler:
+        return {}
+    lanes, flags = LANES[kernels]
+    flags = "" if platform.machine() not in ("x86_64", "AMD64") else flags
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "limits.so"
+        command = [compiler, "-O3", "-fopenmp", "-fPIC", "-shared", f"-DLANES={lanes}", "-ffp-contract=fast", *flags.split(),
+                   str(HERE / "limits.c"), "-o", str(library)]
+        if subprocess.run(command, capture_output=True).returncode:
+            return {}
+        c = ctypes.CDLL(str(library))
+        c.fma_limit.restype = c.copy_limit.restype = ctypes.c_double
+        c.copy_limit.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+        c.fma_limit.argtypes = [ctypes.c_int, ctypes.c_long]
+        a, b = np.ones(1 << 26, np.uint8), np.ones(1 << 26, np.uint8)
+        fma = max(c.fma_limit(threads, 2_000_000) for _ in range(9))
+        copy = max(c.copy_limit(threads, a.ctypes.data, b.ctypes.data, a.nbytes) for _ in range(9))
+    return {"fma": fma / 1e9, "copy": copy / 1e9}
+
+
+def start_clean(isa: str | None, threads: int) -> None:
+    """Starts this program again if the environment holds settings that would favour or slow one side."""
+    wanted = HELD_TO_AVX2 if isa == "avx2" else {"WORLDMODEL_KERNELS": isa} if isa else {}
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    clean = {k: v for k, v in os.environ.items() if k not in BLAS_SETTINGS} | wanted | counts
+    if clean != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.argv], clean)
+
+
+def print_row(row: dict) -> None:
+    peers = "  ".join(f"{k} {v:.4g}" for k, v in row["peers"].items())
+    share = f"{row['share']:4.0%} of limit" if row["share"] else ""
+    ratio = f"{row['ratio']:5.2f}x" if row["ratio"] else ""
+    goal = f"(goal {row['goal']}{'' if row['ratio'] >= row['goal'] else ', MISSED'})" if row["goal"] and row["ratio"] else ""
+    print(f"{row['work']:<52} {row['threads']}T {row['ours']:9.4g} {row['unit']:<8} {share:<14} {ratio} {goal:<20} {peers}", flush=True)
+
+
+def print_groups(rows: list[dict]) -> list[dict]:
+    """Geometric means of the ratios of each group, as rows of their own."""
+    means = []
+    for group, threads in dict.fromkeys((r["group"], r["threads"]) for r in rows if r["group"]):
+        members = [r for r in rows if (r["group"], r["threads"]) == (group, threads) and r["ratio"]]
+        mean = statistics.geometric_mean(r["ratio"] for r in members)
+        means.append({"work": f"{group}, geometric mean", "unit": "x", "threads": threads, "ours": mean, "peers": {},
+                      "limit": None, "share": None, "ratio": mean, "goal": members[0]["group_goal"]})
+        print_row(means[-1])
+    return means
+
+
+def machine() -> dict:
+    """What the numbers were measured on."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {"cpu": model, "cores": os.cpu_count(), "system": platform.platform(), "load": os.getloadavg()[0],
+            "date": time.strftime("%Y-%m-%d %H:%M")}
+
+
+def save(path: str, rows: list[dict], limits: dict) -> None:
+    Path(path).write_text(json.dumps({"machine": machine(), "command": " ".join(sys.argv), "limits": limits, "rows": rows}, indent=1))

@@ -1,0 +1,69 @@
+"""Every op against PyTorch (eager, compile) and NumPy's OpenBLAS, on the same numbers, side by side.
+
+    python benchmarks/ops.py [--threads 1 2] [--only REGEX] [--isa avx2] [--quick] [--json FILE]
+
+Peers that are not installed are left out.  --isa avx2 holds both sides to AVX2.  --quick: fewer rounds, fewer shapes and
+no torch.compile, under 45 s.  A new family is a file in benchmarks/works/ and a name in FAMILIES.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+import measure
+
+FAMILIES = ["linear"]
+
+
+def one_count(args: argparse.Namespace, threads: int) -> None:
+    """All works at one number of threads, in this process."""
+    from worldmodel import _core
+
+    _core.set_threads(threads)
+    limits = measure.machine_limits(threads, _core.kernels())
+    print(f"kernels {_core.kernels()}, {threads} threads, limits: "
+          + ", ".join(f"{k} {v:.0f} {'GFLOP/s' if k == 'fma' else 'GB/s'}" for k, v in limits.items()))
+    table = measure.Table(threads, limits, *((0.01, 7) if args.quick else (0.03, 21)))
+    for family in FAMILIES:
+        for work in import_module(f"works.{family}").works(threads, args.quick):
+            if re.search(args.only, work.name):
+                table.run(work)
+    if args.json:
+        measure.save(args.json, table.rows, limits)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", default="", help="regular expression on the names of the works")
+    parser.add_argument("--isa", choices=["avx512", "avx2", "baseline"], help="hold ours, and for avx2 the peers, to it")
+    parser.add_argument("--quick", action="store_true", help="under 45 s")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    if len(args.threads) == 1:
+        measure.start_clean(args.isa, args.threads[0])
+        return one_count(args, args.threads[0])
+    rows, limits = [], {}
+    print(measure.machine())
+    for threads in args.threads:
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "rows.json"
+            command = [sys.executable, __file__, "--threads", str(threads), "--only", args.only, "--json", str(part)]
+            command += (["--quick"] if args.quick else []) + (["--isa", args.isa] if args.isa else [])
+            subprocess.run(command, check=True, env=os.environ)
+            found = json.loads(part.read_text())
+        rows += found["rows"]
+        limits[threads] = found["limits"]
+    rows += measure.print_groups(rows)
+    if args.json:
+        measure.save(args.json, rows, limits)
+
+
+if __name__ == "__main__":
+    main()
