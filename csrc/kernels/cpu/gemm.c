@@ -13,7 +13,7 @@
    (1) Every number of C is a chain of multiply-adds over each block of k in order, added to bias, 0 or C block by block
        (which keeps long sums accurate).  The blocks depend on K alone: M, N, the tile and the threads change no bit.
        Row i alone == row i of a batch.
-   (2) Nothing here allocates.  What is packed on the way lives on the stack: 32 to 64 KB, 192 KB more where A is
+   (2) Nothing here allocates.  What is packed on the way lives on the stack: up to 72 KB, 288 KB more where A is
        given by columns.
 
    For other kernels of this folder (attention, conv):
@@ -30,7 +30,7 @@
    There is no alpha: scale what you pack or load anyway. */
 
 enum { PANEL = TILE_N * WM_LANES };
-enum { GEMM_KC = 256 };                 /* K block: 256 x 32 floats are 32 KB of the first cache */
+enum { GEMM_KC = 384 };                 /* K block: with a panel of 32 floats 48 KB, about the first cache */
 enum { GEMM_A_BYTES = 512 << 10 };      /* a row block of A: half of a 1 MB second cache */
 enum { GEMM_MC = 192 };                 /* rows at most in a block that is packed here, or finished by a callback */
 enum { GEMM_MC_DIRECT = 1024 };         /* rows at most in a block of a product that stores directly */
@@ -71,17 +71,33 @@ static void pack_panel_kn(float *p, const float *b, int64_t ldb, int64_t n, int6
         for (int64_t j = 0; j < PANEL; j++) p[j] = j < n ? b[j] : 0;
 }
 
-/* The same of a transposed B: p[k,j] = b[j ldb + k].  Four columns of k at a time: a cache line is read once. */
+typedef float quad __attribute__((vector_size(16)));
+typedef float uquad __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t iquad __attribute__((vector_size(16)));
+
+/* to[i][j] = from[j][i], 4 x 4 */
+static inline void transpose_4(float *to, int64_t to_step, const float *from, int64_t from_step) {
+    const iquad even = {0, 4, 2, 6}, odd = {1, 5, 3, 7}, low = {0, 1, 4, 5}, high = {2, 3, 6, 7};
+    quad r0 = *(const uquad *)from, r1 = *(const uquad *)(from + from_step);
+    quad r2 = *(const uquad *)(from + 2 * from_step), r3 = *(const uquad *)(from + 3 * from_step);
+    quad a = __builtin_shuffle(r0, r1, even), b = __builtin_shuffle(r0, r1, odd);       /* 00 10 02 12 | 01 11 03 13 */
+    quad c = __builtin_shuffle(r2, r3, even), d = __builtin_shuffle(r2, r3, odd);
+    *(uquad *)to = __builtin_shuffle(a, c, low);
+    *(uquad *)(to + to_step) = __builtin_shuffle(b, d, low);
+    *(uquad *)(to + 2 * to_step) = __builtin_shuffle(a, c, high);
+    *(uquad *)(to + 3 * to_step) = __builtin_shuffle(b, d, high);
+}
+
+/* The same of a transposed B: p[k,j] = b[j ldb + k].  Sixteen k at a time: a cache line is read once. */
 static void pack_panel_nk(float *restrict p, const float *b, int64_t ldb, int64_t n, int64_t K) {
-    if (n < PANEL) memset(p, 0, sizeof *p * PANEL * K);
-    int64_t k = 0;
-    for (; k + 16 <= K; k += 16)
-        for (int64_t j = 0; j < n; j++) {
-            const float *row = b + j * ldb + k;
-            UNROLL for (int i = 0; i < 16; i++) p[(k + i) * PANEL + j] = row[i];
-        }
-    for (; k < K; k++)
-        for (int64_t j = 0; j < n; j++) p[k * PANEL + j] = b[j * ldb + k];
+    if (n < PANEL) memset(p, 0, sizeof *p * (size_t)(PANEL * K));
+    int64_t whole = n & ~INT64_C(3), deep = K & ~INT64_C(3);
+    for (int64_t k0 = 0; k0 < deep; k0 += 16)
+        for (int64_t j = 0; j < whole; j += 4)
+            for (int64_t k = k0; k < k0 + 16 && k < deep; k += 4)
+                transpose_4(p + k * PANEL + j, PANEL, b + j * ldb + k, ldb);
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t k = j < whole ? deep : 0; k < K; k++) p[k * PANEL + j] = b[j * ldb + k];
 }
 
 static __attribute__((unused)) void gemm_pack_kn(float *packed, const float *b, int64_t ldb, int64_t N, int64_t K) {
@@ -336,13 +352,26 @@ static __attribute__((unused)) void gemm_serial(const gemm *g) {
     run_units(g, blocks, 0, blocks * units_across(g));
 }
 
+/* Each thread has its share of the units, in pieces, and helps with the others' when it is done: a core that is busy
+   elsewhere does not hold up the rest. */
 static __attribute__((unused)) void gemm_parallel(const gemm *g) {
-    int64_t blocks = row_blocks(g), units = blocks * units_across(g), threads = wm_threads;
+    enum { PIECES = 8, THREADS = 64 };
+    int64_t blocks = row_blocks(g), units = blocks * units_across(g), threads = wm_threads < THREADS ? wm_threads : THREADS;
     if (threads > units) threads = units;
     if (threads < 2 || g->M * g->N * g->K < GEMM_ALONE) {
         run_units(g, blocks, 0, units);
         return;
     }
+    int64_t pieces = units / threads / (g->columns ? units_across(g) : 1);      /* columns: whole row blocks, packed once */
+    if (pieces < 1) pieces = 1;
+    if (pieces > PIECES) pieces = PIECES;
+    struct { int64_t next; char line[56]; } share[THREADS] = {0};
     #pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int64_t t = 0; t < threads; t++) run_units(g, blocks, units * t / threads, units * (t + 1) / threads);
+    for (int64_t t = 0; t < threads; t++)
+        for (int64_t i = 0; i < threads; i++) {
+            int64_t owner = (t + i) % threads, p;
+            int64_t first = units * owner / threads, count = units * (owner + 1) / threads - first;
+            while ((p = __atomic_fetch_add(&share[owner].next, 1, __ATOMIC_RELAXED)) < pieces)
+                run_units(g, blocks, first + count * p / pieces, first + count * (p + 1) / pieces);
+        }
 }
