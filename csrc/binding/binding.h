@@ -13,13 +13,13 @@
 #include "../tape/plan.h"
 
 typedef struct {
-    PyTypeObject *Tensor, *Tape, *Plan;
+    PyTypeObject *Tensor, *Tape, *Plan, *Arena;
 } module_state;
 
 typedef struct { PyObject_HEAD wm_tensor *t; } TensorObject;
 
-extern PyType_Spec wm_Tensor_spec, wm_Tape_spec, wm_Plan_spec;
-extern PyMethodDef wm_tensor_functions[], wm_tape_functions[];
+extern PyType_Spec wm_Tensor_spec, wm_Tape_spec, wm_Plan_spec, wm_Arena_spec;
+extern PyMethodDef wm_tensor_functions[], wm_tape_functions[], wm_train_functions[];
 
 PyObject *wm_raise(void);                                       /* wm_error as an exception; NULL */
 PyObject *wm_wrap(PyTypeObject *Tensor, wm_tensor *t);          /* steals t; raises if t is NULL */

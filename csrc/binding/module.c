@@ -177,8 +177,9 @@ static int execute(PyObject *m) {
     static bool hooked;
     if (PyArray_ImportNumPyAPI() < 0 || choose_kernels() < 0) return -1;
     if (add_type(m, &st->Tensor, &wm_Tensor_spec) < 0 || add_type(m, &st->Tape, &wm_Tape_spec) < 0 ||
-        add_type(m, &st->Plan, &wm_Plan_spec) < 0 || wm_add_ops(m, st) < 0) return -1;
-    if (PyModule_AddFunctions(m, wm_tensor_functions) < 0 || PyModule_AddFunctions(m, wm_tape_functions) < 0) return -1;
+        add_type(m, &st->Plan, &wm_Plan_spec) < 0 || add_type(m, &st->Arena, &wm_Arena_spec) < 0 || wm_add_ops(m, st) < 0) return -1;
+    if (PyModule_AddFunctions(m, wm_tensor_functions) < 0 || PyModule_AddFunctions(m, wm_tape_functions) < 0 ||
+        PyModule_AddFunctions(m, wm_train_functions) < 0) return -1;
     if (!hooked) wm_threads = omp_get_max_threads(), wm_poll = poll_signals, pthread_atfork(NULL, NULL, after_fork);
     hooked = true;
     return 0;
@@ -189,6 +190,7 @@ static int traverse(PyObject *m, visitproc visit, void *arg) {
     Py_VISIT(st->Tensor);
     Py_VISIT(st->Tape);
     Py_VISIT(st->Plan);
+    Py_VISIT(st->Arena);
     return 0;
 }
 
@@ -197,6 +199,7 @@ static int clear(PyObject *m) {
     Py_CLEAR(st->Tensor);
     Py_CLEAR(st->Tape);
     Py_CLEAR(st->Plan);
+    Py_CLEAR(st->Arena);
     return 0;
 }
 
