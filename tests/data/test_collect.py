@@ -76,6 +76,7 @@ def test_the_policy_is_told_of_resets_and_keeps_its_state(tmp_path):
         return np.full(3, 2), (0 if state is None else state) + 1
 
     collected(vector(AutoresetMode.DISABLED), 90, tmp_path, policy=policy)
+    assert Replay.open(tmp_path / "r").environment is None  # made by hand: nothing could rebuild it
     assert [s for _, _, s in seen] == [None, *range(1, len(seen))]
     for frames, first, _ in seen:
         assert np.array_equal(first, frames[:, 0, 0, 0] == 0)
@@ -288,6 +289,15 @@ def test_cartpole_side_by_side_equals_one_by_one(tmp_path):
         assert np.array_equal(ours.proprio[: n + 1], one.episode(0).proprio[: n + 1])
 
 
+def test_cartpole_in_processes_equals_side_by_side(tmp_path):
+    pytest.importorskip("pygame", reason="CartPole's pixels need pygame: pip install worldmodel[classic]")
+    a, b = (
+        collected("CartPole-v1", 30, tmp_path / str(apart), frames=(16, 16), vector=2, processes=apart)
+        for apart in (False, True)
+    )
+    assert len(a) == len(b) and all(np.array_equal(x.frames, y.frames) for x, y in zip(a, b, strict=True))
+
+
 @pytest.mark.parametrize("env_id, buttons", [("VizdoomBasic-v1", 4), ("VizdoomTakeCover-v1", 3)])
 def test_doom(tmp_path, env_id, buttons):
     pytest.importorskip("vizdoom", reason="ViZDoom is not installed: pip install worldmodel[doom]")
@@ -318,7 +328,7 @@ def test_breakout_frames_and_actions_are_aligned_by_the_emulator_itself(tmp_path
         frame, reward, terminated, truncated, info = env.step(action)
         assert np.array_equal(frame, episode.frames[t + 1]) and reward == episode.rewards[t]
         assert (terminated, truncated) == (episode.terminated[t], episode.truncated[t])
-    assert ale_py is not None and info["lives"] < lives
+    assert ale_py is not None and info["lives"] < lives and replay.fps == 15
     assert contact_sheet(replay).shape[2] == 3
 
 

@@ -88,6 +88,20 @@ def test_gif_is_exact_where_the_colours_fit(tmp_path):
             assert np.array_equal(np.asarray(film.convert("RGB")), frames[t])
 
 
+def test_an_episode_as_a_film(tmp_path):
+    av = pytest.importorskip("av", reason="PyAV is not installed: pip install worldmodel[video]")
+    frames = noise(6, 16, 20, 3)
+    replay = Replay.from_arrays(tmp_path / "r", None, [{"frames": frames}], fps=12)
+    replay.film(0, tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        assert np.array_equal(np.stack([f.to_ndarray(format="rgb24") for f in file.decode(video=0)]), frames)
+        assert float(file.streams.video[0].average_rate) == 12
+    replay.film(0, tmp_path / "a.gif")
+    assert replay.contact_sheet(tmp_path / "a.png").shape[2] == 3
+    with pytest.raises(ValueError, match="film"):
+        replay.film(0, tmp_path / "a.avi")
+
+
 def test_no_frames_are_an_error(tmp_path):
     pytest.importorskip("av", reason="PyAV is not installed: pip install worldmodel[video]")
     with pytest.raises(ValueError, match="no frames"):

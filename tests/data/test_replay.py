@@ -332,7 +332,7 @@ def test_memory_stays_flat_on_a_replay_of_two_gigabytes(tmp_path):
     highest = 0
     kept = []
     for each in big:
-        assert each.frames.max() == 0
+        assert each.frames[:, :, 0, 0].max() == 0  # touches every page
         kept.append(each.frames)  # views may be kept: their pages are given back all the same
         highest = max(highest, resident())
     for i in range(300):

@@ -190,11 +190,12 @@ def _lanes(
                 f"collect: no image in {env.single_observation_space};"
                 ' make the vector environment with render_mode="rgb_array"'
             )
-        return VectorLanes(env, camera), None, _fps(env, 1)
+        return VectorLanes(env, camera), None, None
     one = env if isinstance(env, Environment) else environment(env, **options)
-    fps = _fps(one, options["frame_skip"] or 1)
+    fps = one.fps
     if not vector:
-        return SingleLane(one), _jsonable(one.recipe), fps
+        again = isinstance(env, (str, Environment)) or env.spec is not None
+        return SingleLane(one), _jsonable(one.recipe) if again else None, fps
     if not isinstance(env, str):
         raise ValueError("collect: vector needs an id; for your own environments pass a VectorEnv")
     recipe, parts = one.recipe, one.camera.parts
@@ -207,11 +208,6 @@ def _lanes(
         _jsonable(recipe),
         fps,
     )
-
-
-def _fps(env: Any, skip: int) -> float | None:
-    fps = (env.metadata or {}).get("render_fps")
-    return float(fps) / skip if isinstance(fps, (int, float)) and fps > 0 else None
 
 
 def _jsonable(recipe: dict[str, Any]) -> dict[str, Any] | None:
@@ -230,7 +226,7 @@ def _open(
 ) -> Replay:
     """Continue the replay at `path`, or make it."""
     if path is None:
-        name = recipe["env_id"] if recipe else str(getattr(getattr(env, "spec", None), "id", "environment"))
+        name = recipe["env_id"] if recipe else type(getattr(env, "unwrapped", env)).__name__
         slug = "".join(c if c.isalnum() else "-" for c in name).strip("-").lower()
         path = Path("runs") / slug / "replay"
         for number in range(2, 10**6):

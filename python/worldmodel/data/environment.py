@@ -169,6 +169,16 @@ class Environment(gym.Wrapper):
         return (*(self.camera.frames or self.camera.shape[:2]), self.camera.shape[2])
 
     @property
+    def fps(self) -> float | None:
+        """Actions a second in real time, if the environment says so."""
+        inner = self.env.unwrapped
+        if type(inner).__module__.startswith("ale_py"):  # 60 ticks a second, whatever its metadata say
+            return 60.0 / inner._frameskip if isinstance(inner._frameskip, int) else None
+        ticks = (self.env.metadata or {}).get("render_fps")
+        known = isinstance(ticks, (int, float)) and ticks > 0
+        return float(ticks) / (self.recipe["frame_skip"] or 1) if known else None
+
+    @property
     def spec(self) -> gym.envs.registration.EnvSpec:
         """What `gymnasium.make` needs to make the same again: JSON-able, since the recipe is."""
         entry = "worldmodel.data.environment:environment"
@@ -265,6 +275,7 @@ def environment(
     else:
         env, repeat, stick = env_id, frame_skip or 1, sticky or 0.0
         recipe["env_id"] = env.spec.id if env.spec else type(env.unwrapped).__name__
+        recipe["env_kwargs"] = dict(env.spec.kwargs) if env.spec else {}
     if noop_max and not isinstance(env.action_space, spaces.Discrete):
         raise ValueError(
             f"noop_max: needs a Discrete action space, {recipe['env_id']} has {env.action_space}"

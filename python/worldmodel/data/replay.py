@@ -405,6 +405,25 @@ class Replay:
         first, second = (sorted(own[i] for i in part) for part in (order[:cut], order[cut:]))
         return Replay(self._store, first), Replay(self._store, second)
 
+    def contact_sheet(self, path: str | os.PathLike | None = None, **kwargs: Any) -> np.ndarray:
+        """Episodes down, time across, as a PNG: see `worldmodel.data.render.contact_sheet`."""
+        from .render import contact_sheet
+
+        return contact_sheet(self, path, **kwargs)
+
+    def film(self, i: int, path: str | os.PathLike, **kwargs: Any) -> None:
+        """Episode i as .mp4 (every pixel kept) or .gif: see `worldmodel.data.render.save_mp4`, `save_gif`.
+
+        Raises ValueError on another kind of file, ImportError where PyAV or Pillow is missing.
+        """
+        from .render import save_gif, save_mp4
+
+        kinds = {".mp4": save_mp4, ".gif": save_gif}
+        save = kinds.get(Path(path).suffix)
+        if save is None:
+            raise ValueError(f"film: wanted a .mp4 or .gif file, got {path}")
+        save(path, self.episode(i).frames, **({"fps": self.fps or 15.0} | kwargs))
+
     def statistics(self) -> dict[str, Any]:
         """Numbers of the whole replay: see `worldmodel.data.statistics.statistics`."""
         from .statistics import statistics
