@@ -151,11 +151,15 @@ static void Tensor_dealloc(TensorObject *o) {
 
 /* ---- out: views that keep the memory alive ---------------------------------------------------- */
 
+static void export_over(wm_memory *memory) {
+    __atomic_add_fetch(&memory->version, 1, __ATOMIC_RELEASE);
+    __atomic_sub_fetch(&memory->exports, 1, __ATOMIC_ACQ_REL);
+    wm_memory_drop(memory);
+}
+
 static void export_ends(PyObject *capsule) {
     wm_memory *m = PyCapsule_GetPointer(capsule, "worldmodel.export");
-    __atomic_add_fetch(&m->version, 1, __ATOMIC_RELEASE);
-    __atomic_sub_fetch(&m->exports, 1, __ATOMIC_ACQ_REL);
-    wm_memory_drop(m);
+    export_over(m);
 }
 
 static void export_begins(wm_memory *m) {
@@ -330,35 +334,31 @@ static int Tensor_getbuffer(TensorObject *o, Py_buffer *view, int flags) {
 static void Tensor_releasebuffer(TensorObject *o, Py_buffer *view) {
     (void)o;
     buffer_info *info = view->internal;
-    __atomic_add_fetch(&info->memory->version, 1, __ATOMIC_RELEASE);
-    __atomic_sub_fetch(&info->memory->exports, 1, __ATOMIC_ACQ_REL);
-    wm_memory_drop(info->memory);
+    export_over(info->memory);
     PyMem_Free(info);
 }
 
 /* ---- DLPack ----------------------------------------------------------------------------------- */
 
-typedef struct { DLManagedTensor managed; int64_t shape[WM_DIMS]; } dlpack_export;
+/* Consumers of version 1.0 pass max_version and get the versioned form, which says that they may write. */
+typedef struct {
+    union { DLManagedTensor old; DLManagedTensorVersioned managed; };
+    int64_t shape[WM_DIMS];
+} dlpack_export;
 
-static void dlpack_deleter(DLManagedTensor *m) {
-    wm_memory *memory = m->manager_ctx;
-    __atomic_add_fetch(&memory->version, 1, __ATOMIC_RELEASE);
-    __atomic_sub_fetch(&memory->exports, 1, __ATOMIC_ACQ_REL);
-    wm_memory_drop(memory);
-    free(m);
-}
+static void delete_old(DLManagedTensor *m) { export_over(m->manager_ctx), free(m); }
+static void delete_versioned(DLManagedTensorVersioned *m) { export_over(m->manager_ctx), free(m); }
 
-static void dlpack_capsule_ends(PyObject *capsule) {
-    if (!PyCapsule_IsValid(capsule, "dltensor")) return;        /* the consumer renamed it and owns it now */
-    DLManagedTensor *m = PyCapsule_GetPointer(capsule, "dltensor");
-    m->deleter(m);
+static void dlpack_capsule_ends(PyObject *capsule) {        /* a consumer that took it has renamed it and owns it now */
+    if (PyCapsule_IsValid(capsule, "dltensor")) delete_old(PyCapsule_GetPointer(capsule, "dltensor"));
+    else if (PyCapsule_IsValid(capsule, "dltensor_versioned")) delete_versioned(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
 }
 
 static const DLDataType dl_types[] = {[WM_F32] = {kDLFloat, 32, 1}, [WM_BF16] = {kDLBfloat, 16, 1}, [WM_U8] = {kDLUInt, 8, 1}, [WM_I32] = {kDLInt, 32, 1}};
 
 static PyObject *Tensor_dlpack(TensorObject *o, PyObject *args, PyObject *kw) {
     static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
-    PyObject *stream = Py_None, *version, *device = Py_None, *copy = Py_None;
+    PyObject *stream = Py_None, *version = Py_None, *device = Py_None, *copy = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, kw, "|$OOOO:__dlpack__", names, &stream, &version, &device, &copy)) return NULL;
     if (copy == Py_True) return PyErr_Format(PyExc_BufferError, "__dlpack__: copies are not made here");
     wm_tensor *t = o->t;
@@ -366,8 +366,11 @@ static PyObject *Tensor_dlpack(TensorObject *o, PyObject *args, PyObject *kw) {
     dlpack_export *e = calloc(1, sizeof *e);
     if (!e) return PyErr_NoMemory();
     for (int i = 0; i < t->ndim; i++) e->shape[i] = t->shape[i];
-    e->managed = (DLManagedTensor){{t->raw, {kDLCPU, 0}, t->ndim, dl_types[t->dtype], e->shape, NULL, 0}, t->memory, dlpack_deleter};
-    PyObject *capsule = PyCapsule_New(&e->managed, "dltensor", dlpack_capsule_ends);
+    DLTensor numbers = {t->raw, {kDLCPU, 0}, t->ndim, dl_types[t->dtype], e->shape, NULL, 0};
+    bool versioned = PyTuple_Check(version) && PyTuple_GET_SIZE(version) && PyLong_AsLong(PyTuple_GET_ITEM(version, 0)) >= 1;
+    if (versioned) e->managed = (DLManagedTensorVersioned){1, 0, t->memory, delete_versioned, 0, numbers};
+    else e->old = (DLManagedTensor){numbers, t->memory, delete_old};
+    PyObject *capsule = PyCapsule_New(e, versioned ? "dltensor_versioned" : "dltensor", dlpack_capsule_ends);
     if (!capsule) { free(e); return NULL; }
     export_begins(t->memory);
     return capsule;

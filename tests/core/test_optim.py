@@ -113,5 +113,5 @@ def test_wrong_parameters_are_refused():
     with pytest.raises(TypeError, match="Tensor"):
         optim.AdamW([np.ones(3)])
     t = nn.parameter(np.ones((2, 2), np.float32))
-    with pytest.raises(ValueError, match="once|twice"):
+    with pytest.raises(ValueError, match="parameter"):
         optim.AdamW([t, t])
