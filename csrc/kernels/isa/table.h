@@ -19,6 +19,7 @@
 #include "../cpu/shape.c"
 #include "../cpu/random.c"
 #include "../cpu/diffuse.c"
+#include "../cpu/image.c"
 #include "../cpu/optimise.c"
 
 const wm_kernels WM_TABLE = {
