@@ -1,0 +1,207 @@
+"""policy: from what is seen to what is done, for any action space; acts the same in imagined and real environments.
+
+    policy = wm.Policy.for_world(world)
+    actions, state = policy(frames, first, state)          # frames (N,H,W,C) uint8; collecting and evaluating call it so
+    policy.save("policy.safetensors"); policy = wm.Policy.load("policy.safetensors")
+
+It sees the last two frames and the action between them (actions take effect late in many games).  Each slot of the action
+space has its own head: a categorical distribution, or a Gaussian squashed by tanh; the parts are independent given the features.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from . import nn, ops
+from .checkpoint import read_tensors, write_tensors
+from .models.encoder import FrameEncoder
+from .sampling import streams
+from .spaces import SlotTable, space_from_json
+from .tensor import Plan, Tape, Tensor
+
+FORMAT = 1
+LOG_STD = (-5.0, 1.0)
+"""Range of a continuous action's log standard deviation."""
+
+
+class ActionHead(nn.Module):
+    """A distribution over the actions of a slot table, from features; uniform, or centred, at first."""
+
+    def __init__(self, table: SlotTable, features: int):
+        slots = table.slots
+        self._table = table
+        self._choices = [(i, max(1, s.n)) for i, s in enumerate(slots) if s.kind != "continuous"]
+        self._numbers = [i for i, s in enumerate(slots) if s.kind == "continuous"]
+        self._width = sum(n for _, n in self._choices)
+        self.out = nn.Linear(features, self._width + 2 * len(self._numbers), init=nn.zeros)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B,F) -> the distribution's numbers (B,D): logits of every choice, means, log standard deviations."""
+        return self.out(features)
+
+    def _logits(self, d: Tensor) -> list[Tensor]:
+        parts, at = [], 0
+        for _, n in self._choices:
+            parts.append(ops.slice(d, -1, at, at + n))
+            at += n
+        return parts
+
+    def _gaussian(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        w, k = self._width, len(self._numbers)
+        low, high = LOG_STD
+        spread = ops.tanh(ops.slice(d, -1, w + k, w + 2 * k))
+        return ops.slice(d, -1, w, w + k), ops.scale_shift(spread, (high - low) / 2, (high + low) / 2)
+
+    def sample(self, d: Tensor, stream: Tensor, greedy: bool = False) -> tuple[list[Tensor], Tensor | None]:
+        """One int32 (B,) for each choice, and (B,K) numbers before tanh; greedy: the likeliest."""
+        picks = [ops.argmax(x) if greedy else ops.categorical(x, stream, salt=21 + i) for i, x in enumerate(self._logits(d))]
+        if not self._numbers:
+            return picks, None
+        mean, log_std = self._gaussian(d)
+        return picks, mean if greedy else ops.gaussian_sample(mean, log_std, stream, salt=20)
+
+    def log_prob(self, d: Tensor, picks: np.ndarray, numbers: np.ndarray | None) -> Tensor:
+        """Of picks (B,choices) int32 and numbers before tanh (B,K): (B,).  The density is of the numbers before tanh: the
+        change of variables does not depend on the parameters and cancels in every ratio and gradient."""
+        terms = [ops.categorical_log_prob(x, Tensor(np.ascontiguousarray(picks[:, j]))) for j, x in enumerate(self._logits(d))]
+        if self._numbers and numbers is not None:
+            mean, log_std = self._gaussian(d)
+            terms.append(ops.gaussian_log_prob(Tensor(numbers), mean, log_std))
+        total = terms[0]
+        for t in terms[1:]:
+            total = total + t
+        return total
+
+    def entropy(self, d: Tensor) -> Tensor:
+        """(B,), in nats; of the numbers before tanh."""
+        terms = [ops.categorical_entropy(x) for x in self._logits(d)]
+        if self._numbers:
+            _, log_std = self._gaussian(d)
+            terms.append(ops.sum(ops.scale_shift(log_std, 1.0, 1.4189385), -1))
+        total = terms[0]
+        for t in terms[1:]:
+            total = total + t
+        return total
+
+    def codes(self, picks: np.ndarray, numbers: np.ndarray | None) -> Any:
+        """Picks (B,choices) and numbers before tanh (B,K) as codes of the table: always legal actions."""
+        B, S = len(picks), len(self._table.slots)
+        values, index = np.zeros((B, S)), np.zeros((B, S), np.int32)
+        for j, (i, _) in enumerate(self._choices):
+            index[:, i] = picks[:, j]
+        if numbers is not None:
+            values[:, self._numbers] = np.tanh(numbers)
+        return self._table.compose(values, index)
+
+
+class Policy(nn.Module):
+    """An actor and a critic on one encoder."""
+
+    def __init__(self, frame_shape: tuple[int, int, int], action_space: dict[str, Any], width: int = 16, features: int = 256,
+                 bins: int = 63, limit: float = 6.0, frames: int = 2):
+        self._settings = {"frame_shape": list(frame_shape), "action_space": action_space, "width": width, "features": features,
+                          "bins": bins, "limit": limit, "frames": frames}
+        self._table = SlotTable.of(space_from_json(action_space))
+        self._shape, self._frames = tuple(frame_shape), frames
+        self.encoder = FrameEncoder(self._shape, frames, width, features)
+        self.action = nn.Linear(self._table.feature_size, features, bias=False)
+        self.trunk = nn.Linear(features, features, act="silu")
+        self.actor = ActionHead(self._table, features)
+        self.critic = nn.Linear(features, bins, init=nn.zeros)
+        self._bins = Tensor(np.linspace(-limit, limit, bins, dtype=np.float32), copy=True)
+        self._plans: dict[tuple[int, bool], _Acting] = {}
+
+    @classmethod
+    def for_world(cls, world: Any, **settings: Any) -> Policy:
+        """A policy for a world's frames and actions."""
+        return cls(world.config.frame_shape, world.config.action_space, **settings)
+
+    @property
+    def table(self) -> SlotTable:
+        return self._table
+
+    def forward(self, frames: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """frames (B,n,H,W,C) uint8, the features of the action before (B,F) -> action distribution (B,D), value logits (B,bins)."""
+        B, n, H, W, C = frames.shape
+        x = ops.reshape(ops.permute(frames, (0, 2, 3, 1, 4)), (B, H, W, n * C))
+        x = ops.scale_shift(ops.cast(x, "float32"), 1 / 127.5, -1.0)
+        h = self.trunk(ops.add(self.encoder(x), self.action(last)))
+        return self.actor(h), self.critic(h)
+
+    def value(self, logits: Tensor) -> Tensor:
+        """Expected return (B,) of value logits (B,bins) (two-hot symlog; Hafner et al. 2023)."""
+        return ops.two_hot_decode(ops.softmax(logits), self._bins)
+
+    def acting(self, n: int, greedy: bool = False) -> _Acting:
+        """The plan that acts for n environments; it reads the weights as they are at each call."""
+        key = (n, greedy)
+        if key not in self._plans:
+            self._plans[key] = _Acting(self, n, greedy)
+        return self._plans[key]
+
+    def __call__(self, frames: np.ndarray, first: np.ndarray, state: Any = None, greedy: bool = False, seed: int = 0) -> tuple[Any, Any]:
+        """Act: frames (N,H,W,C) uint8 now, first (N,): an episode begins here, state: what the last call returned.
+
+        Returns (N actions, state).  Random draws depend on seed, lane and step only.
+        """
+        N = len(frames)
+        if frames.shape[1:] != self._shape or frames.dtype != np.uint8:
+            raise ValueError(f"Policy: frames must be (N, {', '.join(map(str, self._shape))}) uint8, got {frames.shape} {frames.dtype}")
+        if state is None:
+            state = {"past": np.repeat(frames[:, None], self._frames, 1), "last": np.zeros((N, self._table.feature_size), np.float32),
+                     "stream": streams(np.uint64(seed) * np.uint64(1 << 20) + np.arange(N, dtype=np.uint64))}
+        past, last = state["past"].copy(), state["last"].copy()
+        past[:, :-1] = past[:, 1:]
+        past[:, -1] = frames
+        past[first], last[first] = frames[first][:, None], 0
+        picks, numbers, _ = self.acting(N, greedy).act(past, last, state["stream"])
+        codes = self.actor.codes(picks, numbers)
+        stream = state["stream"].copy()
+        stream[:, 3] += 1
+        actions = self._table.decode_batch(codes)
+        return [self._table.decode(codes[i]) for i in range(N)], {"past": past, "last": self._table.features(codes), "stream": stream}
+
+    def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
+        """Weights and settings in one safetensors file, atomically."""
+        write_tensors(path, self.state_dict(), {"worldmodel": {"format": FORMAT, "kind": "policy", "settings": self._settings, **extra}})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Policy:
+        """Read a file of save.  Raises FileNotFoundError, or ValueError saying what is wrong with the file."""
+        tensors, metadata = read_tensors(path)
+        about = metadata.get("worldmodel")
+        if not isinstance(about, dict) or about.get("kind") != "policy" or about.get("format") != FORMAT:
+            raise ValueError(f"{os.fspath(path)}: not a policy of this library and version")
+        try:
+            policy = cls(**about["settings"])
+            policy.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)}: {error.args[0] if error.args else error}") from None
+        return policy
+
+
+class _Acting:
+    """A frozen forward pass for n environments."""
+
+    def __init__(self, policy: Policy, n: int, greedy: bool):
+        H, W, C = policy._shape
+        self.frames = Tensor(np.zeros((n, policy._frames, H, W, C), np.uint8), copy=True)
+        self.last = Tensor(np.zeros((n, policy.table.feature_size), np.float32), copy=True)
+        self.stream = Tensor(np.zeros((n, 4), np.int32), copy=True)
+        with Tape(grad=False) as tape:
+            d, value = policy.forward(self.frames, self.last)
+            picks, numbers = policy.actor.sample(d, self.stream, greedy)
+            outputs = [*picks, *([numbers] if numbers is not None else []), policy.value(value)]
+        self.choices, self.has_numbers = len(picks), numbers is not None
+        self.plan: Plan = tape.plan(*outputs)
+
+    def act(self, frames: np.ndarray, last: np.ndarray, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """-> picks (n,choices) int32, numbers (n,K) or None, values (n,)."""
+        self.frames.copy_(frames), self.last.copy_(last), self.stream.copy_(stream)
+        out = [np.array(t.numpy()) for t in self.plan.run()]
+        picks = np.stack(out[: self.choices], 1) if self.choices else np.zeros((len(frames), 0), np.int32)
+        return picks, out[self.choices] if self.has_numbers else None, out[-1]
+
