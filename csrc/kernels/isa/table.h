@@ -17,6 +17,7 @@
 #include "../cpu/reduce.c"
 #include "../cpu/softmax.c"
 #include "../cpu/shape.c"
+#include "../cpu/embed.c"
 #include "../cpu/random.c"
 #include "../cpu/diffuse.c"
 #include "../cpu/image.c"
