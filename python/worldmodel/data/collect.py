@@ -21,8 +21,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from worldmodel.spaces import SlotTable
-
+from ..spaces import SlotTable
 from .environment import Camera, Environment, environment
 from .lanes import Recorder, SingleLane, VectorLanes
 from .replay import Replay

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldmodel.checkpoint import write_atomically
+from ..checkpoint import write_atomically
 
 FORMAT = "worldmodel-replay"
 VERSION = 1
 ALIGNMENT = "actions[t] leads from frames[t] to frames[t+1]"
 DTYPES = {"uint8": 1, "bool": 1, "int32": 4, "int64": 8, "float32": 4, "float64": 8}
-LARGEST = 2**31  # meta.json bytes; also the largest size of one axis
+LARGEST = 2**31  # rows, and elements of a row
+LARGEST_FILE = 2**28  # bytes of meta.json: some five million episodes
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 STEP, FRAME = "step", "frame"
 CORE = ("frames", "actions", "rewards", "terminated", "truncated", "proprio")
@@ -96,8 +97,8 @@ def load_index(folder: Path) -> Index:
     path = folder / "meta.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no replay here (meta.json is missing)")
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path}: larger than {LARGEST} bytes")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path}: larger than {LARGEST_FILE} bytes")
     try:
         data = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -33,8 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.spaces import SlotTable, space_from_json, space_to_json
-
+from ..spaces import SlotTable, space_from_json, space_to_json
 from .batch import Batch, Batches, Windows
 from .episode import Episode
 from .index import FRAME, ArraySpec, EpisodeEntry, Index, load_index

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.spaces import SlotTable, space_from_json
-
+from ..spaces import SlotTable, space_from_json
 from .columns import Column
 from .episode import Episode
 from .index import FRAME, STEP, Index
