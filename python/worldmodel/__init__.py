@@ -16,7 +16,7 @@ from .version import __version__
 
 _HOME = {
     "Tensor": "tensor", "Tape": "tensor", "Plan": "tensor", "no_grad": "tensor", "from_dlpack": "tensor",
-    "World": "world", "train_world": "train", "Window": "models.dynamics", "Sampler": "sampling",
+    "World": "world", "train_world": "train", "train_policy": "train", "evaluate": "train", "Policy": "policy", "Window": "models.dynamics", "Sampler": "sampling",
     "set_threads": "machine", "threads": "machine", "kernels": "machine", "devices": "machine", "seed": "machine",
     "collect": "data", "Replay": "data",
 }

@@ -1,5 +1,7 @@
 """Training: each recipe is one dataclass, whose fields are its command line, and one readable loop."""
 
+from .evaluate import Evaluation, evaluate
+from .policy import PolicyLearner, TrainPolicy, train_policy
 from .world import TrainWorld, train_world
 
-__all__ = ["TrainWorld", "train_world"]
+__all__ = ["Evaluation", "PolicyLearner", "TrainPolicy", "TrainWorld", "evaluate", "train_policy", "train_world"]

@@ -1,0 +1,233 @@
+"""train_policy: an actor-critic that learns from imagined frames only.
+
+    policy = wm.train_policy(world, replay, minutes=5)
+
+Each round: imagined episodes start from real frames; the policy plays them for `horizon` steps; returns are
+
+    G_t = r_t + gamma c_t ((1 - lambda) v_{t+1} + lambda G_{t+1}),   c_t = 1 - P(terminated), G_H = v_H
+
+(the lambda return; Sutton & Barto 2018, 12.3); advantages are divided by a running range of the returns (5 to 95 %, at
+least 1 after scaling; Hafner et al. 2023); a few epochs of clipped policy gradient follow (PPO; Schulman et al. 2017), every
+sample weighted by the probability that its episode has lived that long.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..data import Replay
+from ..optim import AdamW
+from ..policy import Policy
+from ..sampling import Sampler, streams
+from ..tensor import Tape, Tensor
+from ..world import World
+from .loop import Budget, Diverged, Run
+
+
+@dataclass
+class TrainPolicy:
+    """How to learn a policy in imagination."""
+
+    steps: int | None = None
+    """Rounds of imagining and learning; or say minutes."""
+    minutes: float | None = None
+    """Time."""
+    lanes: int = 64
+    """Imagined environments side by side."""
+    horizon: int = 16
+    """Steps imagined from each start."""
+    gamma: float = 0.97
+    """Discount of a step."""
+    lam: float = 0.95
+    """Lambda of the returns."""
+    epochs: int = 3
+    """Passes over each round's samples."""
+    minibatch: int = 256
+    """Samples an update."""
+    lr: float = 1e-3
+    """Learning rate."""
+    clip_ratio: float = 0.2
+    """A probability ratio may move so far from 1."""
+    entropy: float = 0.03
+    """Weight of the entropy bonus."""
+    value: float = 0.5
+    """Weight of the critic's loss."""
+    clip: float = 0.5
+    """Largest norm of the gradient."""
+    reward_scale: float = 1.0
+    """Rewards are multiplied by it; with 1 the return range normalises anyway."""
+    slow: float = 0.98
+    """Decay of the slow critic, towards which the critic is also pulled; 0: none."""
+    seed: int = 0
+    """Of starts, worlds and actions."""
+    run: str | None = None
+    """Folder for the log and the policy."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+def lambda_returns(rewards: np.ndarray, continues: np.ndarray, values: np.ndarray, gamma: float, lam: float) -> np.ndarray:
+    """rewards, continues (H,N) of steps 0..H-1, values (H+1,N) of the states before each step and after the last -> (H,N)."""
+    out, after = np.empty_like(rewards), values[-1]
+    for t in reversed(range(len(rewards))):
+        after = rewards[t] + gamma * continues[t] * ((1 - lam) * values[t + 1] + lam * after)
+        out[t] = after
+    return out
+
+
+@dataclass
+class Imagined:
+    """What a round of imagination gives: (H,N,...) arrays of what the policy saw, did and got."""
+
+    frames: np.ndarray
+    last: np.ndarray
+    picks: np.ndarray
+    numbers: np.ndarray | None
+    values: np.ndarray
+    rewards: np.ndarray
+    continues: np.ndarray
+
+
+class Imagination:
+    """Imagined episodes of a policy from the real frames of a replay."""
+
+    def __init__(self, world: World, replay: Replay, lanes: int, seed: int):
+        self.world, self.replay, self.lanes = world, replay, lanes
+        self.sampler: Sampler = world.sampler(lanes)
+        self.rng = np.random.default_rng(seed)
+        self.stream = streams(np.uint64(seed) * np.uint64(1 << 20) + np.arange(lanes, dtype=np.uint64) + np.uint64(1 << 40))
+
+    def begin(self) -> tuple[np.ndarray, np.ndarray]:
+        """Start every lane from real frames; returns the frames (N,context,H,W,C) and the features of the last action (N,F)."""
+        n = self.world.context
+        batch = self.replay.sample(self.rng, 2 * self.lanes, n)
+        alive = batch.frame_known[:, -1] & batch.mask[:, -1] & batch.acted[:, -1]
+        rows = np.argsort(~alive, kind="stable")[: self.lanes]
+        features = self.replay.features(batch)
+        led = np.zeros_like(features)
+        led[:, 1:] = features[:, :-1]
+        self.sampler.reset(batch.frames[rows], led[rows], self.rng.integers(0, 2**63, self.lanes, np.uint64))
+        return batch.frames[rows], led[rows, -1]
+
+    def play(self, policy: Policy, horizon: int) -> Imagined:
+        frames, last = self.begin()
+        past = frames[:, -policy._frames:]
+        acting = policy.acting(self.lanes)
+        seen: dict[str, list[Any]] = {k: [] for k in ("frames", "last", "picks", "numbers", "values", "rewards", "continues")}
+        for t in range(horizon + 1):
+            picks, numbers, values = acting.act(past, last, self.stream)
+            self.stream[:, 3] += 1
+            seen["values"].append(values)
+            if t == horizon:
+                break
+            for k, v in (("frames", past), ("last", last), ("picks", picks), ("numbers", numbers)):
+                seen[k].append(v)
+            last = self.world.table.features(policy.actor.codes(picks, numbers))
+            step = self.sampler.step(last)
+            seen["rewards"].append(step.rewards)
+            seen["continues"].append(1 - step.termination)
+            past = np.concatenate([past[:, 1:], step.frames[:, None]], 1)
+        stacked = {k: None if k == "numbers" and v[0] is None else np.stack(v) for k, v in seen.items()}
+        return Imagined(**stacked)
+
+
+def train_policy(world: World, replay: Replay, settings: TrainPolicy | None = None, policy: Policy | None = None, **fields: Any) -> Policy:
+    """Learn a policy in a world, from imagined frames only; a given policy goes on learning.  fields override settings.
+
+    Interrupted (Ctrl-C), it returns the policy as it is.  Raises Diverged on NaN.
+    """
+    s = dataclasses.replace(settings or TrainPolicy(), **fields)
+    learner = PolicyLearner(world, policy or Policy.for_world(world), s)
+    learner.learn(replay, s.steps, s.minutes)
+    if learner.folder.folder:
+        learner.policy.save(learner.folder.folder / "policy.safetensors")
+    learner.folder.close()
+    return learner.policy
+
+
+class PolicyLearner:
+    """A policy with its optimiser and return range; `learn` may be called again and again as the world improves."""
+
+    def __init__(self, world: World, policy: Policy, s: TrainPolicy):
+        self.world, self.policy, self.s = world, policy, s
+        self.optimiser = AdamW(policy, lr=s.lr, eps=1e-5, clip=s.clip, ema=s.slow)
+        self.range = 0.0
+        self.rounds = 0
+        self.folder = Run(s.run, dataclasses.asdict(s))
+
+    def learn(self, replay: Replay, steps: int | None = None, minutes: float | None = None) -> dict[str, float]:
+        """So many rounds, or minutes; returns the means of the last rounds' numbers."""
+        imagination = Imagination(self.world, replay, self.s.lanes, self.s.seed + 7919 * self.rounds)
+        budget = Budget(steps, minutes, "policy", quiet=self.s.quiet)
+        rows: list[dict[str, float]] = []
+        for _ in budget:
+            numbers = self.round(imagination)
+            self.folder.log(self.rounds, **numbers)
+            budget.note(**{k: numbers[k] for k in ("imagined_return", "ended", "entropy")})
+            rows.append(numbers)
+        return {k: float(np.mean([r[k] for r in rows[-10:]])) for k in rows[0]} if rows else {}
+
+    def round(self, imagination: Imagination) -> dict[str, float]:
+        s = self.s
+        played = imagination.play(self.policy, s.horizon)
+        rewards = played.rewards * s.reward_scale
+        returns = lambda_returns(rewards, played.continues, played.values, s.gamma, s.lam)
+        spread = max(float(np.quantile(returns, 0.95) - np.quantile(returns, 0.05)), 1e-3)
+        self.range = spread if self.rounds == 0 else 0.9 * self.range + 0.1 * spread
+        alive = np.cumprod(np.concatenate([np.ones((1, rewards.shape[1]), np.float32), played.continues[:-1]]), 0)
+        numbers = self.update(played, returns, (returns - played.values[:-1]) / self.range, alive.astype(np.float32))
+        self.rounds += 1
+        return {"imagined_return": float((rewards * alive).sum(0).mean() / s.reward_scale),
+                "ended": float(1 - (alive[-1] * played.continues[-1]).mean()), "range": self.range, **numbers}
+
+    def update(self, played: Imagined, returns: np.ndarray, advantages: np.ndarray, alive: np.ndarray) -> dict[str, float]:
+        s, policy = self.s, self.policy
+        flat = {k: np.ascontiguousarray(v.reshape(-1, *v.shape[2:])) for k, v in
+                (("frames", played.frames), ("last", played.last), ("picks", played.picks),
+                 ("returns", returns), ("advantages", advantages), ("alive", alive))}
+        numbers = None if played.numbers is None else played.numbers.reshape(-1, played.numbers.shape[-1])
+        old = _log_probs(policy, flat, numbers, s.minibatch)
+        totals: dict[str, list[float]] = {"entropy": [], "critic": [], "moved": []}
+        for _ in range(s.epochs):
+            order = imagination_order(self.rounds, len(old), s.seed, len(totals["entropy"]))
+            for i in range(0, len(order) - s.minibatch + 1, s.minibatch):
+                rows = order[i : i + s.minibatch]
+                batch = {k: np.ascontiguousarray(v[rows]) for k, v in flat.items()}
+                part = self.gradient(batch, None if numbers is None else np.ascontiguousarray(numbers[rows]), old[rows])
+                if self.optimiser.step().skipped:
+                    raise Diverged("policy: the gradient is not finite")
+                for k, v in part.items():
+                    totals[k].append(v)
+        return {k: float(np.mean(v)) for k, v in totals.items()}
+
+    def gradient(self, batch: dict[str, np.ndarray], numbers: np.ndarray | None, old: np.ndarray) -> dict[str, float]:
+        s, policy = self.s, self.policy
+        weight, advantage = Tensor(batch["alive"]), Tensor(batch["advantages"].astype(np.float32))
+        with Tape() as tape:
+            d, value = policy.forward(Tensor(batch["frames"]), Tensor(batch["last"]))
+            log_prob = policy.actor.log_prob(d, batch["picks"], numbers)
+            ratio = ops.exp(ops.sub(log_prob, Tensor(old)))
+            bounded = ops.clamp(ratio, 1 - s.clip_ratio, 1 + s.clip_ratio)
+            gain = ops.minimum(ops.mul(ratio, advantage), ops.mul(bounded, advantage))
+            entropy = ops.mean(ops.mul(policy.actor.entropy(d), weight))
+            critic = ops.two_hot_cross_entropy(value, Tensor(batch["returns"].astype(np.float32)), policy._bins, weight)
+            loss = ops.sub(critic * s.value - ops.mean(ops.mul(gain, weight)), entropy * s.entropy)
+        tape.backward(loss)
+        return {"entropy": entropy.item(), "critic": critic.item(), "moved": float(np.abs(ratio.numpy() - 1).mean())}
+
+
+def imagination_order(round_: int, count: int, seed: int, turn: int) -> np.ndarray:
+    return np.random.default_rng([seed, round_, turn]).permutation(count)
+
+
+def _log_probs(policy: Policy, flat: dict[str, np.ndarray], numbers: np.ndarray | None, size: int) -> np.ndarray:
+    out = []
+    for i in range(0, len(flat["last"]), size):
+        d, _ = policy.forward(Tensor(flat["frames"][i : i + size]), Tensor(flat["last"][i : i + size]))
+        out.append(np.array(policy.actor.log_prob(d, flat["picks"][i : i + size], None if numbers is None else numbers[i : i + size]).numpy()))
+    return np.concatenate(out)
