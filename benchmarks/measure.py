@@ -61,7 +61,8 @@ class Table:
 
     def run(self, work: Work) -> None:
         """Measure one work and print its row."""
-        times = interleave({"ours": work.ours, **work.peers}, self.seconds, self.rounds)
+        times = interleave({"ours": work.ours, **work.peers}, self.seconds, self.rounds,
+                           0.02 if self.threads > 1 else 0.0)
         value = {k: shown(work, t) for k, t in times.items()}
         counted = [times[p] for p in work.against or work.peers]
         ratio = min(counted) / times["ours"] if counted else None
@@ -79,8 +80,9 @@ def shown(work: Work, seconds: float) -> float:
     return seconds / work.calls * {"us": 1e6, "ms": 1e3, "s": 1.0}[work.unit]
 
 
-def interleave(functions: dict[str, Callable], seconds: float, rounds: int) -> dict[str, float]:
-    """Median seconds a call of each function.  The functions take turns; a pause lets the other's threads fall asleep."""
+def interleave(functions: dict[str, Callable], seconds: float, rounds: int, pause: float) -> dict[str, float]:
+    """Median seconds a call of each function.  The functions take turns; in the pause the last one's threads, which
+    spin for a while, fall asleep."""
     counts = {}
     for name, f in functions.items():
         f()
@@ -93,7 +95,7 @@ def interleave(functions: dict[str, Callable], seconds: float, rounds: int) -> d
     for i in range(rounds):
         for name in names[i % len(names):] + names[: i % len(names)]:
             f, n = functions[name], counts[name]
-            time.sleep(0.02)
+            time.sleep(pause)
             f()
             start = time.perf_counter()
             for _ in range(n):
@@ -120,8 +122,8 @@ def machine_limits(threads: int, kernels: str) -> dict[str, float]:
         c.copy_limit.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
         c.fma_limit.argtypes = [ctypes.c_int, ctypes.c_long]
         a, b = np.ones(1 << 26, np.uint8), np.ones(1 << 26, np.uint8)
-        fma = max(c.fma_limit(threads, 2_000_000) for _ in range(9))
-        copy = max(c.copy_limit(threads, a.ctypes.data, b.ctypes.data, a.nbytes) for _ in range(9))
+        fma = max(c.fma_limit(threads, 500_000) for _ in range(99))
+        copy = max(c.copy_limit(threads, a.ctypes.data, b.ctypes.data, a.nbytes) for _ in range(15))
     return {"fma": fma / 1e9, "copy": copy / 1e9}
 
 
@@ -129,6 +131,7 @@ def start_clean(isa: str | None, threads: int) -> None:
     """Starts this program again if the environment holds settings that would favour or slow one side."""
     wanted = HELD_TO_AVX2 if isa == "avx2" else {"WORLDMODEL_KERNELS": isa} if isa else {}
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    counts["OPENBLAS_THREAD_TIMEOUT"] = "24"      # its threads fall asleep after 2^24 cycles: ours come next
     clean = {k: v for k, v in os.environ.items() if k not in BLAS_SETTINGS} | wanted | counts
     if clean != dict(os.environ):
         os.execve(sys.executable, [sys.executable, *sys.argv], clean)
