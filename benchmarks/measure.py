@@ -1,8 +1,8 @@
-"""Measuring side by side: interleaved rounds, medians, this machine's own limits, one table and one JSON file.
+"""Measuring side by side: interleaved rounds, medians, this machine's limits, one table and one JSON file.
 
-A family of works is a file of benchmarks/works/ with `works(threads, quick) -> Iterator[Work]`; ops.py lists the families.
-Ours and its peers run in turn in one process, each round, so that a disturbance hits all of them; what is printed is
-the median.  Ratios above 1 mean that ours is faster.
+A family of works is a file of benchmarks/works/ with `works(threads, quick) -> Iterator[Work]`; ops.py lists the
+families.  Ours and its peers run in turn in one process, each round, so that a disturbance hits all of them; what is
+printed is the median.  Ratios above 1 mean that ours is faster.
 """
 
 import ctypes
@@ -24,8 +24,9 @@ import numpy as np
 HERE = Path(__file__).parent
 BLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY",
                  "ONEDNN_MAX_CPU_ISA", "WORLDMODEL_KERNELS")
-HELD_TO_AVX2 = {"WORLDMODEL_KERNELS": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-                "ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
+HELD_TO_AVX2 = {"WORLDMODEL_KERNELS": "avx2", "ATEN_CPU_CAPABILITY": "avx2",
+                "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+                "OPENBLAS_CORETYPE": "Haswell"}
 LANES = {"avx512": (16, "-mavx512f"), "avx2": (8, "-mavx2 -mfma"), "baseline": (4, "")}
 
 
@@ -34,7 +35,8 @@ class Work:
     """One row: a piece of work that ours and its peers do.
 
     amount: operations (unit GFLOP/s), bytes (GB/s), or ignored (us, ms).  limit: "fma", "copy" or None.
-    against: the peers that the ratio counts (default all: the best of them).  group: its geometric mean is a row too.
+    against: the peers that the ratio counts (default all: the best of them).  goal: the ratio wanted; most: the
+    value wanted at most (us, ms).  group: the geometric mean of its ratios is a row too.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Work:
     ours: Callable[[], object]
     peers: dict[str, Callable[[], object]]
     goal: float | None = None
+    most: float | None = None
     limit: str | None = "fma"
     against: tuple[str, ...] = ()
     group: str = ""
@@ -70,7 +73,7 @@ class Table:
         share = value["ours"] / top if top and work.unit in ("GFLOP/s", "GB/s") else None
         self.rows.append({"work": work.name, "unit": work.unit, "threads": self.threads, "ours": value.pop("ours"),
                           "peers": value, "limit": top, "share": share, "ratio": ratio, "goal": work.goal,
-                          "group": work.group, "group_goal": work.group_goal})
+                          "most": work.most, "group": work.group, "group_goal": work.group_goal})
         print_row(self.rows[-1])
 
 
@@ -81,8 +84,8 @@ def shown(work: Work, seconds: float) -> float:
 
 
 def interleave(functions: dict[str, Callable], seconds: float, rounds: int, pause: float) -> dict[str, float]:
-    """Median seconds a call of each function.  The functions take turns; in the pause the last one's threads, which
-    spin for a while, fall asleep."""
+    """Median seconds a call of each function.  They take turns; in the pause the threads of the last one, which spin
+    for a while, fall asleep."""
     counts = {}
     for name, f in functions.items():
         f()
@@ -113,8 +116,8 @@ def machine_limits(threads: int, kernels: str) -> dict[str, float]:
     flags = "" if platform.machine() not in ("x86_64", "AMD64") else flags
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "limits.so"
-        command = [compiler, "-O3", "-fopenmp", "-fPIC", "-shared", f"-DLANES={lanes}", "-ffp-contract=fast", *flags.split(),
-                   str(HERE / "limits.c"), "-o", str(library)]
+        command = [compiler, "-O3", "-fopenmp", "-fPIC", "-shared", f"-DLANES={lanes}", "-ffp-contract=fast",
+                   *flags.split(), str(HERE / "limits.c"), "-o", str(library)]
         if subprocess.run(command, capture_output=True).returncode:
             return {}
         c = ctypes.CDLL(str(library))
@@ -137,12 +140,21 @@ def start_clean(isa: str | None, threads: int) -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], clean)
 
 
+def verdict(row: dict) -> str:
+    """The goal, and whether it is missed."""
+    if row.get("most"):
+        return f"(at most {row['most']:g}{'' if row['ours'] <= row['most'] else ', MISSED'})"
+    if row["goal"] and row["ratio"]:
+        return f"(goal {row['goal']:g}{'' if row['ratio'] >= row['goal'] else ', MISSED'})"
+    return ""
+
+
 def print_row(row: dict) -> None:
+    share = f"{row['share']:.0%} of limit" if row["share"] else ""
+    ratio = f"{row['ratio']:.2f}x" if row["ratio"] else ""
     peers = "  ".join(f"{k} {v:.4g}" for k, v in row["peers"].items())
-    share = f"{row['share']:4.0%} of limit" if row["share"] else ""
-    ratio = f"{row['ratio']:5.2f}x" if row["ratio"] else ""
-    goal = f"(goal {row['goal']}{'' if row['ratio'] >= row['goal'] else ', MISSED'})" if row["goal"] and row["ratio"] else ""
-    print(f"{row['work']:<52} {row['threads']}T {row['ours']:9.4g} {row['unit']:<8} {share:<14} {ratio} {goal:<20} {peers}", flush=True)
+    print(f"{row['work']:<44} {row['threads']}T {row['ours']:9.4g} {row['unit']:<8} {share:<14} {ratio:>6} "
+          f"{verdict(row):<20} {peers}", flush=True)
 
 
 def print_groups(rows: list[dict]) -> list[dict]:
@@ -151,8 +163,8 @@ def print_groups(rows: list[dict]) -> list[dict]:
     for group, threads in dict.fromkeys((r["group"], r["threads"]) for r in rows if r["group"]):
         members = [r for r in rows if (r["group"], r["threads"]) == (group, threads) and r["ratio"]]
         mean = statistics.geometric_mean(r["ratio"] for r in members)
-        means.append({"work": f"{group}, geometric mean", "unit": "x", "threads": threads, "ours": mean, "peers": {},
-                      "limit": None, "share": None, "ratio": mean, "goal": members[0]["group_goal"]})
+        means.append({"work": f"{group}, geometric mean", "unit": "x", "threads": threads, "ours": mean,
+                      "peers": {}, "limit": None, "share": None, "ratio": mean, "goal": members[0]["group_goal"]})
         print_row(means[-1])
     return means
 
@@ -170,4 +182,5 @@ def machine() -> dict:
 
 
 def save(path: str, rows: list[dict], limits: dict) -> None:
-    Path(path).write_text(json.dumps({"machine": machine(), "command": " ".join(sys.argv), "limits": limits, "rows": rows}, indent=1))
+    content = {"machine": machine(), "command": " ".join(sys.argv), "limits": limits, "rows": rows}
+    Path(path).write_text(json.dumps(content, indent=1))

@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from measure import Work
-
 from worldmodel import _core
 
-SHAPES = [(64, 384, 1536), (256, 384, 1536), (256, 384, 384), (320, 256, 1024), (1024, 256, 1024), (64, 1536, 384),
-          (2048, 2048, 2048)]
+SHAPES = [(64, 384, 1536), (256, 384, 1536), (256, 384, 384), (320, 256, 1024), (1024, 256, 1024),
+          (64, 1536, 384), (2048, 2048, 2048)]
 """(M, K, N): rows, features in, features out."""
 
 linear = _core.ops["linear"]
@@ -85,20 +84,24 @@ def small(torch) -> Work:
                 torch.nn.functional.linear(tx, tw, tb)
 
         peers["torch"] = torch_recorded
-    return Work("linear (1,32,32), recorded, a call", "us", 0, ours_recorded, peers, limit=None, calls=100, goal=2.0)
+    return Work("linear (1,32,32), recorded, a call", "us", 0, ours_recorded, peers, limit=None, calls=100,
+                most=1.5)
+
+
+def at_shape(torch, m: int, k: int, n: int, quick: bool) -> Iterator[Work]:
+    x, w, b, seed, flop = numbers(m, k), numbers(n, k), numbers(n), numbers(m, n), 2.0 * m * k * n
+    ox, ow, ob = ours(x), ours(w), ours(b)
+    name = f"linear ({m},{k},{n})"
+    yield Work(name, "GFLOP/s", flop, lambda: linear(ox, ow), forward(torch, x, w, None, "none", quick),
+               goal=0.95, group="linear", group_goal=1.05)
+    yield Work(f"{name} + bias + gelu", "GFLOP/s", flop, lambda: linear(ox, ow, ob, act="gelu"),
+               forward(torch, x, w, b, "gelu", quick), goal=1.2, against=("torch",) if torch else ())
+    run, peers = backward(torch, x, w, b, seed)
+    yield Work(f"{name} backward", "GFLOP/s", 2 * flop, run, peers, goal=1.0, group="linear backward", group_goal=1.0)
 
 
 def works(threads: int, quick: bool) -> Iterator[Work]:
     torch = torch_module(threads)
     yield small(torch)
-    for m, k, n in SHAPES[:-1] if quick else SHAPES:
-        x, w, b, seed, flop = numbers(m, k), numbers(n, k), numbers(n), numbers(m, n), 2.0 * m * k * n
-        ox, ow, ob = ours(x), ours(w), ours(b)
-        name = f"({m},{k},{n})"
-        yield Work(f"linear {name}", "GFLOP/s", flop, lambda: linear(ox, ow), forward(torch, x, w, None, "none", quick),
-                   goal=0.95, group="linear", group_goal=1.05)
-        yield Work(f"linear {name} + bias + gelu", "GFLOP/s", flop, lambda: linear(ox, ow, ob, act="gelu"),
-                   forward(torch, x, w, b, "gelu", quick), goal=1.2, against=("torch",) if torch else ())
-        run, peers = backward(torch, x, w, b, seed)
-        yield Work(f"linear {name} backward", "GFLOP/s", 2 * flop, run, peers, goal=1.0, group="linear backward",
-                   group_goal=1.0)
+    for shape in SHAPES[:-1] if quick else SHAPES:
+        yield from at_shape(torch, *shape, quick)
