@@ -1,8 +1,8 @@
 """Measuring side by side: interleaved rounds, medians, this machine's limits, one table and one JSON file.
 
-A family of works is a file of benchmarks/works/ with `works(threads, quick) -> Iterator[Work]`; ops.py lists the
-families.  Ours and its peers run in turn in one process, each round, so that a disturbance hits all of them; what is
-printed is the median.  Ratios above 1 mean that ours is faster.
+A family of works is a file of benchmarks/works/ with `works(threads, quick) -> Iterator[Work]`; ops.py lists
+the families.  Ours and its peers run in turn in one process, each round, so that a disturbance hits all of them;
+what is printed is the median.  Ratios above 1 mean that ours is faster.
 """
 
 import ctypes
@@ -35,8 +35,8 @@ class Work:
     """One row: a piece of work that ours and its peers do.
 
     amount: operations (unit GFLOP/s), bytes (GB/s), or ignored (us, ms).  limit: "fma", "copy" or None.
-    against: the peers that the ratio counts (default all: the best of them).  goal: the ratio wanted; most: the
-    value wanted at most (us, ms).  group: the geometric mean of its ratios is a row too.
+    against: the peers that the ratio counts (default all: the best of them).  goal: the ratio wanted; most:
+    the value wanted at most (us, ms).  group: the geometric mean of its ratios is a row too.
     """
 
     name: str
@@ -71,8 +71,8 @@ class Table:
         ratio = min(counted) / times["ours"] if counted else None
         top = self.limits.get(work.limit or "")
         share = value["ours"] / top if top and work.unit in ("GFLOP/s", "GB/s") else None
-        self.rows.append({"work": work.name, "unit": work.unit, "threads": self.threads, "ours": value.pop("ours"),
-                          "peers": value, "limit": top, "share": share, "ratio": ratio, "goal": work.goal,
+        self.rows.append({"work": work.name, "unit": work.unit, "threads": self.threads,
+                          "ours": value.pop("ours"), "peers": value, "limit": top, "share": share, "ratio": ratio, "goal": work.goal,
                           "most": work.most, "group": work.group, "group_goal": work.group_goal})
         print_row(self.rows[-1])
 
@@ -84,8 +84,8 @@ def shown(work: Work, seconds: float) -> float:
 
 
 def interleave(functions: dict[str, Callable], seconds: float, rounds: int, pause: float) -> dict[str, float]:
-    """Median seconds a call of each function.  They take turns; in the pause the threads of the last one, which spin
-    for a while, fall asleep."""
+    """Median seconds a call of each function.  They take turns; in the pause the threads of the last one, which
+    spin for a while, fall asleep."""
     counts = {}
     for name, f in functions.items():
         f()
@@ -164,7 +164,8 @@ def print_groups(rows: list[dict]) -> list[dict]:
         members = [r for r in rows if (r["group"], r["threads"]) == (group, threads) and r["ratio"]]
         mean = statistics.geometric_mean(r["ratio"] for r in members)
         means.append({"work": f"{group}, geometric mean", "unit": "x", "threads": threads, "ours": mean,
-                      "peers": {}, "limit": None, "share": None, "ratio": mean, "goal": members[0]["group_goal"]})
+                      "peers": {}, "limit": None, "share": None, "ratio": mean,
+                      "goal": members[0]["group_goal"]})
         print_row(means[-1])
     return means
 

@@ -2,8 +2,8 @@
 
     python benchmarks/ops.py [--threads 1 2] [--only REGEX] [--isa avx2] [--quick] [--json FILE]
 
-Peers that are not installed are left out.  --isa avx2 holds both sides to AVX2.  --quick: fewer rounds, fewer shapes
-and no torch.compile, under 45 s.  A new family is a file in benchmarks/works/ and a name in FAMILIES.
+Peers that are not installed are left out.  --isa avx2 holds both sides to AVX2.  --quick: fewer rounds, fewer
+shapes and no torch.compile, under 45 s.  A new family is a file in benchmarks/works/ and a name in FAMILIES.
 """
 
 import argparse
@@ -43,7 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", default="", help="regular expression on the names of the works")
-    parser.add_argument("--isa", choices=["avx512", "avx2", "baseline"], help="hold ours, and for avx2 peers too")
+    isas = ["avx512", "avx2", "baseline"]
+    parser.add_argument("--isa", choices=isas, help="hold ours to it (avx2: the peers too)")
     parser.add_argument("--quick", action="store_true", help="under 45 s")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()

@@ -97,7 +97,8 @@ def at_shape(torch, m: int, k: int, n: int, quick: bool) -> Iterator[Work]:
     yield Work(f"{name} + bias + gelu", "GFLOP/s", flop, lambda: linear(ox, ow, ob, act="gelu"),
                forward(torch, x, w, b, "gelu", quick), goal=1.2, against=("torch",) if torch else ())
     run, peers = backward(torch, x, w, b, seed)
-    yield Work(f"{name} backward", "GFLOP/s", 2 * flop, run, peers, goal=1.0, group="linear backward", group_goal=1.0)
+    yield Work(f"{name} backward", "GFLOP/s", 2 * flop, run, peers, goal=1.0, group="linear backward",
+               group_goal=1.0)
 
 
 def works(threads: int, quick: bool) -> Iterator[Work]:
