@@ -1,0 +1,509 @@
+"""dit: a diffusion transformer over frames, actions by AdaLN-Zero (Peebles & Xie 2023), space and time
+attended apart.
+
+    c     = MLP(tau, d, tau of the frame before) + W z      one a frame; z: 32 numbers, of its action
+    block : x += gate (attention within the frame, 2-D axial rotary)
+            x += gate (attention over frames, causal, rotary)       in every time_every-th block
+            x += gate (SwiGLU)              each on norm(x) (1 + scale) + shift; gates start at 0
+    frame = carried + net                   carried: the noisy frame before, as far as it is clean
+
+A frame (H,W,C) is cut into patches: N tokens.  With stem channels, convolutions at full resolution stand
+before the cut and after the join, and what they saw skips the transformer.  Activations are (B,T,N,width)
+throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import diffusion, nn
+from .. import ops as _ops
+from ..diffusion import Objective
+from ..tensor import Tensor, no_grad
+from .dynamics import Dynamics, Window
+from .heads import Heads
+
+ops: Any = _ops
+
+ACTION = 32
+"""Numbers of the action vector z, whatever the action space."""
+
+
+@dataclass
+class DiTConfig:
+    """Everything that makes one network; a size names the first four, any option overrides."""
+
+    width: int = 256
+    layers: int = 8
+    time_every: int = 4
+    head_width: int = 64
+    patch: int = 0
+    """Side of a patch in pixels; 0: near 64 tokens a frame."""
+    stem: int = 16
+    """Channels of the convolutions round the transformer; 0: none."""
+    change: bool = True
+    """Predict the change from the frame before."""
+    window: int = 8
+    context: int = 4
+    slots: int = 0
+    """Frames of history that a sampler keeps; 0: window."""
+    sinks: int = 0
+    """Of those, how many of the first frames stay for good."""
+    token_features: int = 8
+    features: int = 256
+    """Numbers of a frame that heads and policies read, from so many of each token."""
+    bins: int = 41
+    reward_limit: float = 6.0
+    action_dropout: float = 0.1
+    heads_read: str = "start"
+    """start: context and action, before the frame is known; frame: the committed frame too."""
+    reward_weight: float = 0.05
+    termination_weight: float = 0.05
+    objective: dict[str, Any] = field(default_factory=dict)
+    """See diffusion.Objective."""
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "T": dict(width=128, layers=6, time_every=3),
+    "S": dict(width=256, layers=8, time_every=4),
+    "B": dict(width=384, layers=8, time_every=4),
+    "L": dict(width=768, layers=12, time_every=4),
+}
+
+
+def config_of(size: str, options: dict[str, Any]) -> DiTConfig:
+    """Raises ValueError for an unknown size or option, or a value that makes no network."""
+    if size not in SIZES:
+        raise ValueError(f"DiT: size must be one of {sorted(SIZES)}, got {size!r}")
+    known = {f.name for f in fields(DiTConfig)}
+    if set(options) - known:
+        raise ValueError(f"DiT: unknown options {sorted(set(options) - known)}; known are {sorted(known)}")
+    config = DiTConfig(**{**SIZES[size], **options})
+    for name in (
+        "width",
+        "layers",
+        "time_every",
+        "head_width",
+        "window",
+        "context",
+        "token_features",
+        "features",
+    ):
+        if getattr(config, name) < 1:
+            raise ValueError(f"DiT: {name} must be at least 1, got {getattr(config, name)}")
+    if config.width % config.head_width or config.head_width % 4:
+        raise ValueError(
+            f"DiT: head_width must divide width {config.width} and 4 divide it, got {config.head_width}"
+        )
+    config.slots = config.slots or max(config.window, config.context)
+    if config.slots - config.sinks < config.context or config.sinks < 0:
+        raise ValueError(
+            f"DiT: slots {config.slots} less sinks {config.sinks} must hold the context, {config.context}"
+        )
+    if config.heads_read not in ("start", "frame"):
+        raise ValueError(f"DiT: heads_read must be 'start' or 'frame', got {config.heads_read!r}")
+    if not 0 <= config.action_dropout < 1:
+        raise ValueError(f"DiT: action_dropout must be in [0, 1), got {config.action_dropout}")
+    return config
+
+
+def choose_patch(height: int, width: int, tokens: int = 64) -> int:
+    """The side whose grid is nearest to so many tokens, counting padded pixels against it."""
+
+    def cost(p: int) -> float:
+        rows, columns = math.ceil(height / p), math.ceil(width / p)
+        return abs(math.log(rows * columns / tokens)) + 2 * math.log(
+            rows * columns * p * p / (height * width)
+        )
+
+    return min((p for p in range(1, max(height, width) + 1)), key=cost)
+
+
+# ---- attention over time: a window at once, or a cache ------------------------------------------------
+
+
+class Time(Protocol):
+    """How frames see the frames before them."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """q, k normed but not turned, v: (B,F,N,heads D) -> (B,F,N,heads D)."""
+
+
+class WindowTime:
+    """All frames of a window are there: causal attention over axis 1."""
+
+    def __init__(self, cos: Tensor, sin: Tensor, frames: int):
+        self.cos, self.sin = cos[:frames], sin[:frames]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        q = ops.qk_norm_rotary(q, self.cos, self.sin, heads=heads, norm="none", axis=1)
+        k = ops.qk_norm_rotary(k, self.cos, self.sin, heads=heads, norm="none", axis=1)
+        return ops.attention(q, k, v, heads=heads, mask="causal", axis=1)
+
+
+class CachedTime:
+    """Keys and values of n environments (n,slots,N,width) a layer; position (n,): the latest frame of each,
+    counted from 0."""
+
+    def __init__(
+        self, caches: Sequence[tuple[Tensor, Tensor]], position: Tensor, cos: Tensor, sin: Tensor, sinks: int
+    ):
+        self.caches, self.position, self.cos, self.sin, self.sinks = caches, position, cos, sin, sinks
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        keys, values = self.caches[layer]
+        keys = ops.cache_write(keys, k, self.position, sinks=self.sinks)
+        values = ops.cache_write(values, v, self.position, sinks=self.sinks)
+        return ops.attention_cached(
+            q, keys, values, self.position, self.cos, self.sin, heads=heads, sinks=self.sinks
+        )
+
+
+# ---- layers -------------------------------------------------------------------------------------------
+
+
+class TimeAttention(nn.Module):
+    def __init__(self, width: int, head_width: int):
+        self.q, self.k, self.v = (
+            nn.Linear(width, width, bias=False, init=nn.xavier_uniform) for _ in range(3)
+        )
+        self.q_scale, self.k_scale = nn.parameter(nn.ones(head_width)), nn.parameter(nn.ones(head_width))
+        self.out = nn.Linear(width, width, init=nn.xavier_uniform)
+        self._heads = width // head_width
+
+    def forward(self, x: Tensor, layer: int, time: Time) -> Tensor:
+        """What out is to be applied to."""
+        q = ops.qk_norm_rotary(self.q(x), None, None, self.q_scale, heads=self._heads, axis=1)
+        k = ops.qk_norm_rotary(self.k(x), None, None, self.k_scale, heads=self._heads, axis=1)
+        return time.attend(layer, q, k, self.v(x), self._heads)
+
+
+class SpaceAttention(nn.Module):
+    def __init__(self, width: int, head_width: int):
+        self.qkv = nn.Linear(width, 3 * width, bias=False, init=nn.xavier_uniform)
+        self.q_scale, self.k_scale = nn.parameter(nn.ones(head_width)), nn.parameter(nn.ones(head_width))
+        self.out = nn.Linear(width, width, init=nn.xavier_uniform)
+        self._heads = width // head_width
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """What out is to be applied to."""
+        qkv = self.qkv(x)
+        q, k = ops.qkv_norm_rotary(qkv, cos, sin, self.q_scale, self.k_scale, heads=self._heads)
+        return ops.attention_qkv(qkv, q, k, heads=self._heads)
+
+
+class Block(nn.Module):
+    """One layer of the head's formula; time: the number of its attention over frames, or None."""
+
+    def __init__(self, config: DiTConfig, time: int | None):
+        width = config.width
+        self._time = time
+        self.modulation = nn.Linear(width, (6 if time is None else 9) * width, init=nn.zeros)
+        self.space = SpaceAttention(width, config.head_width)
+        self.time = None if time is None else TimeAttention(width, config.head_width)
+        hidden = (width * 8 // 3 + 31) // 32 * 32
+        self.up = nn.parameter(nn.xavier_uniform(2 * hidden, width))
+        self.down = nn.Linear(hidden, width, init=nn.xavier_uniform)
+
+    def forward(self, x: Tensor, m: Tensor, cos: Tensor, sin: Tensor, time: Time) -> Tensor:
+        """x (B,T,N,width); m (B,T,parts width): shift, scale and gate of each part."""
+        a = self.space(modulated(x, m, 0), cos, sin)
+        x = gated(x, m, 0, self.space.out, a)
+        if self.time is not None and self._time is not None:
+            a = self.time(modulated(x, m, 2), self._time, time)
+            x = gated(x, m, 2, self.time.out, a)
+        a = ops.swiglu(modulated(x, m, 1), self.up)
+        return gated(x, m, 1, self.down, a)
+
+
+def modulated(x: Tensor, m: Tensor, part: int) -> Tensor:
+    """norm(x) (1 + scale) + shift; one condition a frame."""
+    return ops.adaln(x, m, m, scale_chunk=3 * part + 1, shift_chunk=3 * part)
+
+
+def gated(x: Tensor, m: Tensor, part: int, linear: nn.Linear, a: Tensor) -> Tensor:
+    """x + gate linear(a)."""
+    gate = ops.slice(m, -1, (3 * part + 2) * x.shape[-1], (3 * part + 3) * x.shape[-1])
+    return ops.linear_gated(a, linear.weight, linear.bias, gate, x)
+
+
+class Condition(nn.Module):
+    """Levels and actions -> c (...,width), ready for modulations."""
+
+    def __init__(self, width: int, action_features: int, sizes: int):
+        self.level = nn.Linear(4 * diffusion.LEVEL_FREQUENCIES, width)
+        self.size = nn.Linear(sizes, width, bias=False, init=nn.zeros)
+        self.mix = nn.Linear(width, width)
+        self.action = nn.Linear(action_features, ACTION)
+        self.unknown = nn.parameter(nn.normal(ACTION, std=0.5))
+        self.z = nn.Linear(ACTION, width, bias=False)
+
+    def vector(self, actions: Tensor, known: Tensor) -> Tensor:
+        """z (...,32) of action features (...,F); the learned null where known (...) is 0."""
+        known = known.reshape((*known.shape, 1))
+        return self.action(actions) * known + self.unknown * (1.0 - known)
+
+    def levels(self, waves: Tensor, size: Tensor) -> Tensor:
+        return self.mix(ops.silu(self.level(waves) + self.size(size)))
+
+    def forward(self, levels: Tensor, z: Tensor) -> Tensor:
+        return ops.silu(levels + self.z(z))
+
+
+class Patches(nn.Module):
+    """Frames (F,H,W,channels) to tokens (F,N,width) and back to (F,H,W,C)."""
+
+    def __init__(self, frame_shape: tuple[int, int, int], channels: int, config: DiTConfig, patch: int):
+        H, W, C = frame_shape
+        self._shape, self._patch, self._stem = frame_shape, patch, config.stem
+        self.grid = (math.ceil(H / patch), math.ceil(W / patch))
+        self._pad = (self.grid[0] * patch - H, self.grid[1] * patch - W)
+        inner = config.stem or channels
+        if config.stem:
+            self.first = nn.Conv2d(channels, config.stem, act="silu")
+            self.last = nn.Conv2d(config.stem, C, init=nn.zeros)
+            self.join = nn.Conv2d(config.stem, config.stem, act="silu")
+        self.cut = nn.Conv2d(inner, config.width, kernel=patch, stride=patch)
+        self.position = nn.parameter(nn.normal(self.grid[0] * self.grid[1], config.width))
+        self.out = nn.Linear(
+            config.width,
+            patch * patch * (config.stem or C),
+            init=nn.fan_in_uniform if config.stem else nn.zeros,
+        )
+
+    def tokens(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens, and what skips the transformer."""
+        if any(self._pad):
+            x = padded(x, self._pad)
+        skip = self.first(x) if self._stem else None
+        x = ops.conv2d(
+            x if skip is None else skip, self.cut.weight, self.cut.bias, stride=self._patch, padding=0
+        )
+        return x.reshape(x.shape[0], self.grid[0] * self.grid[1], x.shape[-1]) + self.position, skip
+
+    def frames(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """From the head's numbers of each token."""
+        F, (h, w), p, (H, W, _) = x.shape[0], self.grid, self._patch, self._shape
+        x = self.out(x)
+        c = x.shape[-1] // (p * p)
+        x = ops.permute(x.reshape(F * h, w, p, p * c), (0, 2, 1, 3)).reshape(F, h * p, w * p, c)
+        if skip is not None:
+            x = self.last(self.join(x + skip))
+        return x[:, :H, :W] if any(self._pad) else x
+
+
+def padded(x: Tensor, pad: tuple[int, int]) -> Tensor:
+    """Zeros below and right of x (F,H,W,C)."""
+    for axis, n in enumerate(pad, start=1):
+        x = ops.pad(x, axis, 0, n) if n else x
+    return x
+
+
+class DiT(Dynamics):
+    """The backbone.  frame_shape (H,W,C); action_features: numbers of an action's features; size T, S, B or
+    L; options: fields of DiTConfig.  Raises ValueError for an unknown size or option."""
+
+    def __init__(self, frame_shape: Sequence[int], action_features: int, size: str = "S", **options: Any):
+        H, W, C = (int(n) for n in frame_shape)
+        if min(H, W, C) < 1:
+            raise ValueError(
+                f"DiT: frame_shape must be three lengths of at least 1, got {tuple(frame_shape)}"
+            )
+        config = config_of(size, options)
+        self._config, self._frame_shape, self._action_features = config, (H, W, C), action_features
+        self._objective = Objective(**config.objective)
+        self.context, self.window = config.context, config.window
+        patch = config.patch or choose_patch(H, W)
+        self.condition = Condition(config.width, action_features, self._objective.sizes)
+        self.patches = Patches((H, W, C), C * (2 if config.change else 1), config, patch)
+        first = config.time_every // 2
+        timed = [i for i in range(config.layers) if i % config.time_every == first] or [config.layers - 1]
+        self._time_layers = len(timed)
+        self.blocks = [Block(config, timed.index(i) if i in timed else None) for i in range(config.layers)]
+        self.modulation = nn.Linear(config.width, 2 * config.width, init=nn.zeros)
+        self.feature_size = config.features
+        self.read = nn.Linear(config.width, config.token_features)
+        self.features = nn.Linear(self.tokens * config.token_features, config.features, act="silu")
+        self.heads = Heads(config.features, config.bins, config.reward_limit)
+        self._tables()
+
+    def _tables(self) -> None:
+        """Rotary angles of space (N) and of time (the longer of window and slots)."""
+        config, (h, w) = self._config, self.patches.grid
+        rows, columns = np.meshgrid(np.arange(h), np.arange(w), indexing="ij")
+        place = np.stack([rows.ravel(), columns.ravel()], -1).astype(np.float32)
+        with no_grad():
+            self._space = ops.rotary_table(Tensor(place), width=config.head_width, axes=2, base=100.0)
+            frames = np.arange(max(config.slots, config.window), dtype=np.float32)
+            self._time = ops.rotary_table(Tensor(frames), width=config.head_width, base=1000.0)
+
+    @property
+    def config(self) -> DiTConfig:
+        return self._config
+
+    @property
+    def objective(self) -> Objective:
+        return self._objective
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        return self._frame_shape
+
+    @property
+    def action_features(self) -> int:
+        return self._action_features
+
+    @property
+    def tokens(self) -> int:
+        """Of a frame."""
+        return self.patches.grid[0] * self.patches.grid[1]
+
+    @property
+    def time_layers(self) -> int:
+        """Blocks that attend over frames."""
+        return self._time_layers
+
+    def window_time(self, frames: int) -> WindowTime:
+        return WindowTime(*self._time, frames)
+
+    def cached_time(self, caches: Sequence[tuple[Tensor, Tensor]], position: Tensor) -> CachedTime:
+        cos, sin = (t[: self._config.slots] for t in self._time)
+        return CachedTime(caches, position, cos, sin, self._config.sinks)
+
+    # ---- the network ----
+
+    def told(self, tau: np.ndarray, size: np.ndarray, before: np.ndarray) -> Tensor:
+        """Levels (...) as conditions (...,width), before the action is added."""
+        waves, one = diffusion.level_features(tau, size, before, self._objective.sizes)
+        return self.condition.levels(Tensor(waves), Tensor(one))
+
+    def modulate(self, c: Tensor) -> list[Tensor]:
+        """Conditions (...,width) -> what each block and the head take."""
+        return [*(block.modulation(c) for block in self.blocks), self.modulation(c)]
+
+    def predict(
+        self,
+        noisy: Tensor,
+        carried: Tensor | None,
+        m: list[Tensor],
+        time: Time,
+        features: bool = True,
+        frames: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """noisy (B,T,H,W,C), carried: the frame before, as much of it as counts; m: of modulate, (B,T,width)
+        each. Returns the clean frames and the features (B,T,feature_size), each if wanted."""
+        B, T = noisy.shape[:2]
+        x = noisy if carried is None else ops.concat(noisy, carried, axis=4)
+        x, skip = self.patches.tokens(x.reshape(B * T, *x.shape[2:]))
+        x = x.reshape(B, T, *x.shape[1:])
+        for block, parts in zip(self.blocks, m, strict=False):
+            x = block(x, parts, *self._space, time)
+        said = out = None
+        if features:
+            said = self.features(self.read(ops.rms_norm(x)).reshape(B, T, -1))
+        if frames:
+            h = modulated(x, m[-1], 0)
+            out = self.patches.frames(h.reshape(B * T, *h.shape[2:]), skip).reshape(noisy.shape)
+            out = out if carried is None else out + carried
+        return out, said
+
+    def carry(self, noisy: Tensor, tau: np.ndarray) -> Tensor | None:
+        """For each frame of a window the one before it, as far as it is clean; zeros for the first."""
+        if not self._config.change:
+            return None
+        B, T = tau.shape
+        part = Tensor(diffusion.carried(tau[:, : T - 1]).reshape(B, T - 1, 1, 1, 1)) if T > 1 else None
+        none = Tensor(np.zeros((B, 1, *self._frame_shape), np.float32))
+        return none if part is None else ops.concat(none, noisy[:, : T - 1] * part, axis=1)
+
+    def say(
+        self, noisy: Tensor, tau: np.ndarray, size: np.ndarray, z: Tensor, features: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """predict on a whole window: noisy (B,T,H,W,C) at levels tau and steps size (B,T), action vectors z
+        (B,T,32)."""
+        before = np.concatenate([np.zeros_like(tau[:, :1]), tau[:, :-1]], 1)
+        c = self.condition(self.told(tau, size, before), z)
+        return self.predict(
+            noisy, self.carry(noisy, tau), self.modulate(c), self.window_time(tau.shape[1]), features
+        )
+
+    # ---- learning ----
+
+    def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
+        """frame: of the clean frames, shortcut rows included; reward; termination.  See Dynamics.losses."""
+        B, T = window.shape
+        if T > len(self._time[0]):
+            raise ValueError(
+                f"DiT: windows of at most {len(self._time[0])} frames, got {T}; make it with window={T}"
+            )
+        levels = diffusion.draw_levels(self._objective, stream, T)
+        noisy, clean = ops.noise_frames(window.frames, stream, Tensor(levels.tau), salt=diffusion.SALT_NOISE)[
+            :2
+        ]
+        z = self.condition.vector(window.actions, self._told_actions(window, stream))
+        target = self._targets(noisy, clean, levels, z)
+        frames, features = self.say(noisy, levels.tau, levels.size, z)
+        seen = window.frame_weight.numpy()
+        weight = (
+            diffusion.loss_weight(self._objective.weight, levels.tau) * seen / max(float(seen.sum()), 1.0)
+        )
+        error = ops.square(frames - target).mean((2, 3, 4))
+        return {"frame": (error * Tensor(weight)).sum(), **self._head_losses(window, levels, features)}
+
+    def _told_actions(self, window: Window, stream: Tensor) -> Tensor:
+        """known, with some dropped so that the null vector is learned."""
+        if not self._config.action_dropout:
+            return window.known
+        with no_grad():
+            u = ops.uniform(stream, salt=diffusion.SALT_DROPOUT, shape=window.shape).numpy()
+        return Tensor((window.known.numpy() * (u >= self._config.action_dropout)).astype(np.float32))
+
+    def _targets(self, noisy: Tensor, clean: Tensor, levels: diffusion.Levels, z: Tensor) -> Tensor:
+        """The clean frames; for bootstrapped ones where two steps of half the size lead."""
+        n = levels.rows
+        if not n:
+            return clean
+        with no_grad():
+            x, tau, half = noisy[:n], levels.tau[:n], levels.half
+            z, small = z[:n], np.where(levels.context[:n], levels.size[:n], half)
+            first = self.say(x, tau, small, z, features=False)[0]
+            level, step = Tensor(tau), Tensor(half)
+            there = ops.shortcut_step(x, first, level, step, clip=1.0)
+            second = self.say(there, tau + half, small, z, features=False)[0]
+            twice = ops.shortcut_target(x, first, there, second, level, Tensor(tau + half))
+            keep = Tensor(levels.context[:n].astype(np.uint8).reshape(*tau.shape, 1, 1, 1))
+            twice = ops.where(keep, clean[:n], ops.clamp(twice, -1.0, 1.0))
+            return ops.concat(twice, clean[n:], axis=0) if n < len(clean) else twice
+
+    def _head_losses(self, window: Window, levels: diffusion.Levels, features: Tensor) -> dict[str, Tensor]:
+        """Over the steps whose features are like those that a sampler reads."""
+        config, (B, T) = self._config, window.shape
+        read = (
+            levels.tau == 0
+            if config.heads_read == "start"
+            else levels.context & (window.frame_weight.numpy() > 0)
+        )
+        weight = Tensor((window.step_weight.numpy() * read).astype(np.float32).reshape(B * T))
+        losses = self.heads.losses(
+            features.reshape(B * T, self.feature_size),
+            window.rewards.reshape(B * T),
+            window.terminated.reshape(B * T),
+            weight,
+        )
+        return {
+            "reward": losses["reward"] * config.reward_weight,
+            "termination": losses["termination"] * config.termination_weight,
+        }
+
+    # ---- acting ----
+
+    def sampler(self, n: int, **options: Any) -> Any:
+        """See dit_sampler.DiTSampler for options."""
+        from .dit_sampler import DiTSampler
+
+        return DiTSampler(self, n, **options)

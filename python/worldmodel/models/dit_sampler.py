@@ -1,0 +1,295 @@
+"""dit_sampler: a DiT as n environments: keys and values of past frames in a ring, one plan a step.
+
+A step of frame p:  for k in 0..K-1: the new frame's tokens, at tau = k / K, read the ring and write their own
+keys and values into slot p; then the frame, as bytes, noised to the context level, goes through once more
+(the commit) and what it writes stays.  Environments lie at positions of their own, so batches are ragged; a
+row's numbers do not depend on the others'.  Random numbers: salts below, from the environment's stream at the
+step being taken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import diffusion
+from .. import ops as _ops
+from ..sampling import Sampler, Step
+from ..tensor import Plan, Tape, Tensor
+from .dit import CachedTime, WindowTime
+
+if TYPE_CHECKING:
+    from .dit import DiT
+
+ops: Any = _ops
+
+SALT_START, SALT_COMMIT, SALT_CONTEXT, SALT_END = 201, 202, 203, 204
+
+
+class DiTSampler(Sampler):
+    """n environments of a DiT.
+
+    steps: denoising steps K of a frame, a power of two up to the objective's finest; context_level: tau of
+    committed frames; action_guidance, history_guidance: weights above 1 push away from what the network says
+    without the action, without the past (each one more pass a step; 1: off); sample_ends: draw the end of an
+    episode with its probability, else end at one half.  Raises ValueError for values outside their range.
+    """
+
+    def __init__(
+        self,
+        model: DiT,
+        n: int,
+        steps: int = 4,
+        context_level: float = 0.98,
+        action_guidance: float = 1.0,
+        history_guidance: float = 1.0,
+        sample_ends: bool = True,
+    ):
+        config = model.config
+        super().__init__(n, model.action_features)
+        if steps < 1 or steps & (steps - 1) or steps > model.objective.finest:
+            raise ValueError(
+                f"sampler: steps must be a power of two up to {model.objective.finest}, got {steps}"
+            )
+        if not 0 < context_level <= 1:
+            raise ValueError(f"sampler: context_level must be in (0, 1], got {context_level}")
+        self.model, self.steps, self.context_level = model, steps, context_level
+        self.guidance = (action_guidance, history_guidance)
+        self.sample_ends = sample_ends
+        (H, W, C), N, d = model.frame_shape, model.tokens, config.width
+        self.state |= {
+            "position": Tensor(np.full(n, -1, np.int32), copy=True),
+            "last": Tensor(np.zeros((n, 1, H, W, C), np.float32), copy=True),
+            "features": Tensor(np.zeros((n, model.feature_size), np.float32), copy=True),
+        }
+        for i in range(model.time_layers):
+            for name in ("keys", "values"):
+                self.state[f"{name}.{i}"] = Tensor(np.zeros((n, config.slots, N, d), np.float32), copy=True)
+        self._actions = Tensor(np.zeros((n, 1, model.action_features), np.float32), copy=True)
+        self._known = Tensor(np.ones((n, 1), np.float32), copy=True)
+        self._prefills: dict[int, Prefill] = {}
+        self._plan = self._record()
+
+    def caches(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self.state[f"keys.{i}"], self.state[f"values.{i}"]) for i in range(self.model.time_layers)]
+
+    # ---- the plan ----
+
+    def _record(self) -> Plan:
+        model, n, state = self.model, self.n, self.state
+        time = model.cached_time(self.caches(), state["position"])
+        with Tape(grad=False) as tape:
+            ops.stream_advance(state["stream"])
+            z = model.condition.vector(self._actions, self._known)
+            plain, commit = self._conditions(z)
+            unacted = (
+                self._conditions(model.condition.vector(self._actions, Tensor(np.zeros((n, 1), np.float32))))[
+                    0
+                ]
+                if self.guidance[0] != 1
+                else None
+            )
+            y = ops.normal(state["stream"], salt=SALT_START, shape=(n, 1, *model.frame_shape))
+            before = (
+                state["last"] * float(diffusion.carried(np.float32(self.context_level)))
+                if model.config.change
+                else None
+            )
+            read = None
+            for k in range(self.steps):
+                wanted = model.config.heads_read == "start" and k == 0
+                said, features = model.predict(y, before, level_of(plain, k), time, features=wanted)
+                read = features if wanted else read
+                said = self._guided(said, y, before, plain, unacted, k, time)
+                y = self._step(y, said, k)
+            frames = ops.frames_u8(y)
+            last, _ = ops.noise_frames(
+                frames, state["stream"], full((n, 1), self.context_level), salt=SALT_COMMIT
+            )
+            features = model.predict(last, before, level_of(commit, 0), time, frames=False)[1].reshape(
+                n, model.feature_size
+            )
+            read = features if read is None else read.reshape(n, model.feature_size)
+            rewards, termination = model.heads.decode(read)
+            ends = ops.bernoulli(termination, state["stream"], salt=SALT_END)
+        return tape.plan(frames, rewards, termination, ends, features, last)
+
+    def _conditions(self, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What blocks take at the K levels, and at the commit: (levels,n,parts width) each; one product a
+        block."""
+        model, K = self.model, self.steps
+        tau = np.array([k / K for k in range(K)] + [self.context_level], np.float32)
+        size = np.array([1 / K] * K + [1 / model.objective.finest], np.float32)
+        told = model.told(tau, size, np.full_like(tau, self.context_level))
+        c = model.condition(told.reshape(K + 1, 1, told.shape[-1]), z.reshape(1, *z.shape[::2]))
+        m = model.modulate(c)
+        return [t[:K] for t in m], [t[K:] for t in m]
+
+    def _step(self, y: Tensor, said: Tensor, k: int) -> Tensor:
+        if k == self.steps - 1:
+            return said
+        return ops.shortcut_step(
+            y, said, full((self.n, 1), k / self.steps), full((self.n, 1), 1 / self.steps), clip=1.0
+        )
+
+    def _guided(
+        self,
+        said: Tensor,
+        y: Tensor,
+        before: Tensor | None,
+        plain: list[Tensor],
+        unacted: list[Tensor] | None,
+        k: int,
+        time: CachedTime,
+    ) -> Tensor:
+        """The prediction pushed away from that without the action and that without the past."""
+        model, whole = self.model, said
+        if unacted is not None:
+            weak = model.predict(y, before, level_of(unacted, k), time, features=False)[0]
+            said = diffusion.guide(said, whole, weak, self.guidance[0])
+        if self.guidance[1] != 1:
+            nothing = None if before is None else Tensor(np.zeros(before.shape, np.float32))
+            weak = model.predict(y, nothing, level_of(plain, k), model.window_time(1), features=False)[0]
+            said = diffusion.guide(said, whole, weak, self.guidance[1])
+        return said
+
+    # ---- Sampler ----
+
+    def begin(self, rows: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
+        """See Sampler.begin; a row of actions that is all zeros counts as unknown."""
+        frames, actions = with_context(frames, actions, self.model.context)
+        at = 0
+        while at < len(rows):
+            k = (
+                len(rows)
+                if at == 0 and len(rows) == self.n
+                else min(8 if len(rows) - at >= 8 else 1, len(rows) - at)
+            )
+            if k not in self._prefills:
+                self._prefills[k] = Prefill(self, k)
+            self._prefills[k].run(rows[at : at + k], frames[at : at + k], actions[at : at + k])
+            at += k
+
+    def advance(self, actions: np.ndarray) -> Step:
+        known = ~np.isnan(actions).any(-1)
+        self._known.numpy()[:, 0] = known
+        self._actions.numpy()[:, 0] = actions if known.all() else np.where(known[:, None], actions, 0)
+        self.state["position"].numpy()[...] += 1
+        frames, rewards, termination, ends, features, last = (t.numpy() for t in self._plan.run())
+        self.state["last"].numpy()[...] = last
+        self.state["features"].numpy()[...] = features
+        ended = ends > 0.5 if self.sample_ends else termination > 0.5
+        return Step(
+            np.array(frames[:, 0]), np.array(rewards), ended, np.array(termination), np.array(features)
+        )
+
+
+class Prefill:
+    """Commits the context frames of k environments at once, into caches of its own, and copies them to their
+    rows."""
+
+    def __init__(self, sampler: DiTSampler, k: int):
+        model, T = sampler.model, sampler.model.context
+        self.sampler = sampler
+        names = [name for name in sampler.state if "." in name]
+        self.state = {
+            name: Tensor(np.zeros((k, *sampler.state[name].shape[1:]), np.float32), copy=True)
+            for name in names
+        }
+        self.stream = Tensor(np.zeros((k, 4), np.int32), copy=True)
+        self.frames = Tensor(np.zeros((k, T, *model.frame_shape), np.uint8), copy=True)
+        self.actions = Tensor(np.zeros((k, T, model.action_features), np.float32), copy=True)
+        self.known = Tensor(np.zeros((k, T), np.float32), copy=True)
+        position = Tensor(np.full(k, T - 1, np.int32))
+        caches = [(self.state[f"keys.{i}"], self.state[f"values.{i}"]) for i in range(model.time_layers)]
+        tau = np.full((k, T), sampler.context_level, np.float32)
+        with Tape(grad=False) as tape:
+            noisy, _ = ops.noise_frames(self.frames, self.stream, Tensor(tau), salt=SALT_CONTEXT)
+            z = model.condition.vector(self.actions, self.known)
+            before = np.where(np.arange(T) > 0, tau, 0).astype(np.float32)
+            m = model.modulate(
+                model.condition(model.told(tau, np.full_like(tau, 1 / model.objective.finest), before), z)
+            )
+            features = model.predict(
+                noisy, model.carry(noisy, tau), m, model.cached_time(caches, position), frames=False
+            )[1]
+        self.plan = tape.plan(noisy, features)
+
+    def run(self, rows: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
+        state = self.sampler.state
+        self.stream.numpy()[...] = state["stream"].numpy()[rows]
+        self.frames.numpy()[...], self.actions.numpy()[...] = frames, actions
+        self.known.numpy()[...] = actions.any(-1)
+        noisy, features = (t.numpy() for t in self.plan.run())
+        state["position"].numpy()[rows] = frames.shape[1] - 1
+        state["last"].numpy()[rows] = noisy[:, -1:]
+        state["features"].numpy()[rows] = features[:, -1]
+        for name, t in self.state.items():
+            state[name].numpy()[rows] = t.numpy()
+
+
+def full(shape: tuple[int, ...], value: float) -> Tensor:
+    return Tensor(np.full(shape, value, np.float32))
+
+
+def level_of(m: list[Tensor], k: int) -> list[Tensor]:
+    """(levels,n,parts width) -> (n,1,parts width) of level k; rows of memory, not copied."""
+    return [t[k : k + 1].reshape(t.shape[1], 1, t.shape[2]) for t in m]
+
+
+def with_context(frames: np.ndarray, actions: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last context frames, the first repeated (with no action) where there are fewer."""
+    frames, actions = frames[:, -context:], actions[:, -context:]
+    missing = context - frames.shape[1]
+    if missing > 0:
+        frames = np.concatenate([np.repeat(frames[:, :1], missing, 1), frames], 1)
+        actions = np.concatenate(
+            [np.zeros((len(actions), missing, actions.shape[2]), np.float32), actions], 1
+        )
+    return frames, actions
+
+
+def denoise_window(
+    model: DiT,
+    frames: np.ndarray,
+    actions: np.ndarray,
+    known: np.ndarray,
+    stream: Tensor,
+    schedule: str = "full",
+    steps: int = 4,
+    slope: float = 1.0,
+    context_level: float = 0.98,
+) -> np.ndarray:
+    """Imagine the rest of a window at once, without a cache: frames (B,T,H,W,C) uint8 of which the first
+    `context` are given, actions (B,T,F) that led to each, known (B,T).  schedule: see
+    diffusion.schedule_matrix.  Returns uint8 (B,T,H,W,C)."""
+    B, T = frames.shape[:2]
+    given = model.context
+    if T <= given or T > model.config.window:
+        raise ValueError(f"denoise_window: wanted {given + 1} to {model.config.window} frames, got {T}")
+    matrix = diffusion.schedule_matrix(schedule, T - given, steps, slope)
+    z = model.condition.vector(
+        Tensor(np.ascontiguousarray(actions, np.float32)), Tensor(np.ascontiguousarray(known, np.float32))
+    )
+    level = np.repeat((np.arange(T) < given)[None], B, 0).astype(np.float32)
+    y, _ = ops.noise_frames(Tensor(np.ascontiguousarray(frames)), stream, Tensor(level), salt=SALT_START)
+    for now, after in zip(matrix, matrix[1:], strict=False):
+        level[:, given:] = 1 - now / steps
+        step = np.zeros_like(level)
+        step[:, given:] = (now - after) / steps
+        done = level == 1
+        seen = ops.noise(
+            y, stream, Tensor(np.where(done, context_level, 1.0).astype(np.float32)), salt=SALT_COMMIT
+        )
+        size = np.where(done, 1 / model.objective.finest, 1 / steps).astype(np.float32)
+        said = model.say(
+            seen, np.where(done, context_level, level).astype(np.float32), size, z, features=False
+        )[0]
+        y = ops.shortcut_step(y, said, Tensor(level.copy()), Tensor(step), clip=1.0)
+    out = ops.frames_u8(y).numpy().copy()
+    out[:, :given] = frames[:, :given]
+    return out
+
+
+__all__ = ["DiTSampler", "WindowTime", "denoise_window"]

@@ -1,0 +1,155 @@
+"""The DiT again, in plain PyTorch with the same weight names: what ours is compared with.  Written from the
+formulas at the head of models/dit.py; it knows no op of ours."""
+
+import torch
+import torch.nn.functional as F
+
+
+def turn(x, cos, sin):
+    """Rotary: the first half of each head's columns with the second half."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def rms(x, scale=None, eps=1e-6):
+    x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return x if scale is None else x * scale
+
+
+def angles(position, width, base):
+    """position (N, axes) -> cos, sin (N, width / 2), the axes side by side."""
+    each = width // 2 // position.shape[1]
+    frequency = base ** (-torch.arange(each, dtype=position.dtype) / each)
+    a = (position[:, :, None] * frequency).flatten(1)
+    return a.cos(), a.sin()
+
+
+class Twin:
+    """weights: name -> torch tensor; config: a DiTConfig; grid: rows and columns of patches."""
+
+    def __init__(self, weights, config, frame_shape, grid, patch):
+        self.w, self.config, self.shape, self.grid, self.patch = weights, config, frame_shape, grid, patch
+        dtype = next(iter(weights.values())).dtype
+        rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+        self.space = angles(
+            torch.stack([rows.flatten(), columns.flatten()], -1).to(dtype), config.head_width, 100.0
+        )
+        self.heads = config.width // config.head_width
+
+    def linear(self, name, x):
+        return F.linear(x, self.w[name + ".weight"], self.w.get(name + ".bias"))
+
+    def conv(self, name, x, **options):
+        """x (F,H,W,C); weight (O,kh,kw,C)."""
+        y = F.conv2d(
+            x.permute(0, 3, 1, 2),
+            self.w[name + ".weight"].permute(0, 3, 1, 2),
+            self.w[name + ".bias"],
+            **options,
+        )
+        return y.permute(0, 2, 3, 1)
+
+    def heads_of(self, x):
+        return x.unflatten(-1, (self.heads, self.config.head_width)).transpose(-3, -2)
+
+    def vector(self, actions, known):
+        known = known[..., None]
+        return self.linear("condition.action", actions) * known + self.w["condition.unknown"] * (1 - known)
+
+    def told(self, waves, size):
+        return self.linear(
+            "condition.mix",
+            F.silu(self.linear("condition.level", waves) + self.linear("condition.size", size)),
+        )
+
+    def space_attention(self, name, x):
+        q, k, v = (self.heads_of(t) for t in self.linear(name + ".qkv", x).chunk(3, -1))
+        q, k = (
+            turn(rms(q, self.w[name + ".q_scale"]), *self.space),
+            turn(rms(k, self.w[name + ".k_scale"]), *self.space),
+        )
+        return F.scaled_dot_product_attention(q, k, v).transpose(-3, -2).flatten(-2)
+
+    def time_attention(self, name, x):
+        x = x.transpose(1, 2)  # (B,N,T,width)
+        q, k, v = (self.heads_of(self.linear(f"{name}.{part}", x)) for part in "qkv")
+        frames = torch.arange(x.shape[2], dtype=x.dtype)[:, None]
+        cos, sin = angles(frames, self.config.head_width, 1000.0)
+        q, k = (
+            turn(rms(q, self.w[name + ".q_scale"]), cos, sin),
+            turn(rms(k, self.w[name + ".k_scale"]), cos, sin),
+        )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return out.transpose(-3, -2).flatten(-2).transpose(1, 2)
+
+    def block(self, i, x, c):
+        name = f"blocks.{i}"
+        m = self.linear(name + ".modulation", c).unsqueeze(2).split(self.config.width, -1)
+
+        def normed(part):
+            return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + m[3 * part + 1]) + m[3 * part]
+
+        x = x + m[2] * self.linear(name + ".space.out", self.space_attention(name + ".space", normed(0)))
+        if len(m) == 9:
+            x = x + m[8] * self.linear(name + ".time.out", self.time_attention(name + ".time", normed(2)))
+        a, b = F.linear(normed(1), self.w[name + ".up"]).chunk(2, -1)
+        return x + m[5] * self.linear(name + ".down", F.silu(a) * b)
+
+    def tokens(self, x):
+        pad = (0, 0, 0, self.grid[1] * self.patch - x.shape[2], 0, self.grid[0] * self.patch - x.shape[1])
+        x = F.pad(x, pad)
+        skip = F.silu(self.conv("patches.first", x, padding=1)) if self.config.stem else None
+        x = self.conv("patches.cut", x if skip is None else skip, stride=self.patch)
+        return x.flatten(1, 2) + self.w["patches.position"], skip
+
+    def frames(self, x, skip):
+        (h, w), p, (H, W, _) = self.grid, self.patch, self.shape
+        x = self.linear("patches.out", x).unflatten(-1, (p, p, -1)).unflatten(1, (h, w))
+        x = x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
+        if skip is not None:
+            x = self.conv("patches.last", F.silu(self.conv("patches.join", x + skip, padding=1)), padding=1)
+        return x[:, :H, :W]
+
+    def say(self, noisy, carried, waves, size, z):
+        """noisy (B,T,H,W,C), carried the same or None; level features; z (B,T,32) -> frames, features."""
+        B, T = noisy.shape[:2]
+        c = F.silu(self.told(waves, size) + self.linear("condition.z", z))
+        x, skip = self.tokens((noisy if carried is None else torch.cat([noisy, carried], -1)).flatten(0, 1))
+        x = x.unflatten(0, (B, T))
+        for i in range(self.config.layers):
+            x = self.block(i, x, c)
+        features = F.silu(self.linear("features", self.linear("read", rms(x)).flatten(2)))
+        shift, scale = self.linear("modulation", c).unsqueeze(2).chunk(2, -1)
+        h = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+        out = self.frames(h.flatten(0, 1), skip).unflatten(0, (B, T))
+        return out if carried is None else out + carried, features
+
+    def head_losses(self, features, rewards, ends, weight):
+        """Means over weight (B,T)."""
+        bins, limit = self.config.bins, self.config.reward_limit
+        out = self.linear("heads.out", features)
+        place = (torch.sign(rewards) * torch.log1p(rewards.abs())).clamp(-limit, limit)
+        place = (place + limit) / (2 * limit) * (bins - 1)
+        low = place.floor().clamp(max=bins - 2)
+        target = (
+            F.one_hot(low.long(), bins) * (1 - place + low)[..., None]
+            + F.one_hot(low.long() + 1, bins) * (place - low)[..., None]
+        )
+        reward = -(out[..., :-1].log_softmax(-1) * target).sum(-1)
+        end = F.binary_cross_entropy_with_logits(out[..., -1], ends, reduction="none")
+        total = weight.sum().clamp(min=1)
+        return (reward * weight).sum() / total, (end * weight).sum() / total
+
+
+def shortcut_target(x, levels, say, clip=1.0):
+    """What two steps of half the size say of the clean frame: x + (1 - tau)(v + v') / 2, v = (said - x) / (1
+    - tau)."""
+    tau, half = levels
+    t, d = tau[..., None, None, None], half[..., None, None, None]
+    first = say(x, tau)
+    v = (first - x) / (1 - t).clamp(min=1e-5)
+    there = x + d * v
+    second = say(there, tau + half)
+    v2 = (second - there) / (1 - t - d).clamp(min=1e-5)
+    return (x + (1 - t) * (v + v2) / 2).clamp(-clip, clip)
