@@ -37,7 +37,8 @@ class AdaGN(nn.Module):
         self._groups = max(1, features // 32)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return ops.ada_group_norm(x, self.modulation(c), groups=self._groups, act="silu")
+        m = self.modulation(c)
+        return ops.ada_group_norm(x, m, m, groups=self._groups, act="silu", scale_chunk=0, shift_chunk=1)
 
 
 class Residual(nn.Module):
@@ -71,7 +72,7 @@ class Network(nn.Module):
         """x (B,H,W,channels_in), c (B,cond) -> (B,H,W,channels_out)."""
         B, H, W, _ = x.shape
         p = self._patch
-        x = self.stem(ops.reshape(ops.patchify(x, patch=p), (B, H // p, W // p, -1)))
+        x = self.stem(ops.reshape(ops.patchify(x, size=p), (B, H // p, W // p, -1)))
         skips = []
         for i, blocks in enumerate(self.down):
             if i:
@@ -85,7 +86,7 @@ class Network(nn.Module):
             for block in self.up[i]:
                 x = block(x, c)
         x = self.out(self.norm(x, c))
-        return ops.unpatchify(ops.reshape(x, (B, (H // p) * (W // p), -1)), height=H, width=W, patch=p)
+        return ops.unpatchify(ops.reshape(x, (B, (H // p) * (W // p), -1)), height=H, width=W, size=p)
 
 
 class UNet(Dynamics):
@@ -133,7 +134,7 @@ class UNet(Dynamics):
         """noisy (B,H,W,C), context (B,H,W,n C), actions (B,n,F+1), level and size (B,) -> x_hat (B,H,W,C)."""
         B, C = noisy.shape[0], self._shape[2]
         z = ops.reshape(self.actions(actions), (B, -1))
-        levels = [ops.sinusoidal(ops.scale_shift(t, 1000.0, 0.0), dim=self._levels) for t in (level, size)]
+        levels = [ops.sinusoidal(t, dim=self._levels, max_period=1000.0, scale=100.0) for t in (level, size)]
         c = ops.silu(self.condition(ops.concat(*levels, z, axis=-1)))
         change = self.network(ops.concat(noisy, context, axis=-1), c)
         return ops.add(change, ops.slice(context, -1, context.shape[-1] - C, context.shape[-1]))
