@@ -299,8 +299,9 @@ def test_cartpole_in_processes_equals_side_by_side(tmp_path):
 
 
 @pytest.mark.parametrize("env_id, buttons", [("VizdoomBasic-v1", 4), ("VizdoomTakeCover-v1", 3)])
-def test_doom(tmp_path, env_id, buttons):
+def test_doom(tmp_path, monkeypatch, env_id, buttons):
     pytest.importorskip("vizdoom", reason="ViZDoom is not installed: pip install worldmodel[doom]")
+    monkeypatch.chdir(tmp_path)
     replay = collected(env_id, 300, tmp_path, frames=(48, 64), frame_skip=4, seed=1)
     assert replay.action_space == spaces.Discrete(buttons) and replay.frame_shape == (48, 64, 3)
     assert replay.fps == 35 / 4 and replay.proprio_parts == [("gamevariables", 1)]
@@ -313,6 +314,7 @@ def test_doom(tmp_path, env_id, buttons):
                 assert episode.truncated[-1]
     again = collected(env_id, 300, tmp_path / "again", frames=(48, 64), frame_skip=4, seed=1)
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(replay, again, strict=True)), "same seed"
+    assert not (tmp_path / "_vizdoom.ini").exists()
 
 
 def test_breakout_frames_and_actions_are_aligned_by_the_emulator_itself(tmp_path):

@@ -331,6 +331,8 @@ def _make(
     own = {}
     if skip_name and frame_skip is not None:
         own[skip_name], frame_skip = frame_skip, 1
+    if str(entry).startswith("vizdoom"):  # else it leaves its settings in the working folder
+        own["doom_config_path"] = os.devnull
     if stick_name and sticky is not None:
         own[stick_name], sticky = sticky, 0.0
     try:
