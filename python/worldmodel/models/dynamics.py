@@ -6,7 +6,8 @@ actions, rewards and ends is empty (stepped is 0 there).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +61,24 @@ class Window:
             frame_weight=numbers(batch.mask & batch.frame_known),
             step_weight=numbers(arriving["stepped"]),
         )
+
+    @staticmethod
+    def join(windows: Sequence[Window]) -> Window:
+        """Several windows of the same length as one batch."""
+        names = [f.name for f in fields(Window)]
+        return Window(**{n: Tensor(np.concatenate([getattr(w, n).numpy() for w in windows])) for n in names})
+
+    def forgetful(self, rng: np.random.Generator, share: float) -> Window:
+        """Some samples as if their episode began later: frames before a random one repeat it, the actions that led there
+        are unknown.  So a world learns to start from a short history.  The last frame and its action stay."""
+        B, T = self.shape
+        begin = np.where(rng.random(B) < share, rng.integers(1, max(2, T - 1), B), 0)
+        time = np.arange(T)[None]
+        early = time <= begin[:, None]
+        keep = np.where((begin > 0)[:, None] & early, 0, 1).astype(np.float32)
+        frames = self.frames.numpy()[np.arange(B)[:, None], np.maximum(time, begin[:, None])]
+        return replace(self, frames=Tensor(np.ascontiguousarray(frames)), actions=Tensor(self.actions.numpy() * keep[..., None]),
+                       known=Tensor(self.known.numpy() * keep))
 
     def __post_init__(self) -> None:
         B, T = self.shape

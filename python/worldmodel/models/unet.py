@@ -94,11 +94,12 @@ class UNet(Dynamics):
 
     size: 'T', 'S', 'M' or 'B'.  context: frames it looks back on.  patch: space to depth at the stem; frame sides must be
     multiples of patch * 2^(levels - 1).  steps: denoising steps of a sampler unless it says otherwise.  at_noise: share of
-    training samples at tau = 0.  Raises ValueError for what does not fit.
+    training samples at tau = 0.  forget: share of training windows that begin late (Window.forgetful).  Raises ValueError for what does not fit.
     """
 
     def __init__(self, frame_shape: tuple[int, int, int], action_features: int, size: str = "S", context: int = 4,
-                 patch: int = 2, steps: int = 1, at_noise: float = 0.75, reward_bins: int = 41, reward_limit: float = 6.0,
+                 patch: int = 2, steps: int = 1, at_noise: float = 0.75, forget: float = 0.1,
+                 reward_bins: int = 41, reward_limit: float = 6.0,
                  widths: tuple[int, ...] | None = None, depths: tuple[int, ...] | None = None, cond: int | None = None):
         if size not in SIZES:
             raise ValueError(f"UNet: size must be one of {', '.join(SIZES)}, got {size!r}")
@@ -115,7 +116,7 @@ class UNet(Dynamics):
         if context < 2:
             raise ValueError(f"UNet: context must be at least 2, got {context}")
         self.context, self.window, self.feature_size = context, context + 1, 128
-        self._shape, self._steps, self._at_noise, self._cond = frame_shape, steps, at_noise, cond
+        self._shape, self._steps, self._at_noise, self._forget = frame_shape, steps, at_noise, forget
         self._action_features, self._levels = action_features, 64
         self.actions = nn.Linear(action_features + 1, 32)
         self.condition = nn.MLP(2 * self._levels + 32 * context, cond, cond)
@@ -158,6 +159,7 @@ class UNet(Dynamics):
         if T != self.window:
             raise ValueError(f"UNet: windows must have {self.window} frames, got {T}")
         n, (H, W, C) = self.context, self._shape
+        window = window.forgetful(_generator(stream), self._forget)
         clean = ops.reshape(self._numbers(ops.slice(window.frames, 1, n, n + 1)), (B, H, W, C))
         context = self._numbers(ops.slice(window.frames, 1, 0, n))
         tau = ops.mul(ops.uniform(stream, salt=1, shape=(B,)),
@@ -174,6 +176,11 @@ class UNet(Dynamics):
 
     def sampler(self, n: int, **options: Any) -> UNetSampler:
         return UNetSampler(self, n, **options)
+
+
+def _generator(stream: Tensor) -> np.random.Generator:
+    """The augmentation's draws depend on the stream only, so a resumed run repeats them."""
+    return np.random.default_rng(stream.numpy().view(np.uint32).ravel().tolist())
 
 
 def _last(t: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from ..sampling import streams
 from ..tensor import Tape, Tensor
 from ..world import World
 from .loop import Budget, Diverged, Run
+from .rare import RareSteps
 
 
 @dataclass
@@ -48,6 +49,9 @@ class TrainWorld:
     """Largest norm of the gradient."""
     ema: float = 0.995
     """Decay of the moving average of the weights, which is what the world keeps."""
+    outcome_batch: int = 32
+    """Windows an update for the losses of reward and termination alone (backbones with a network for them), half of
+    them ending in a rare event."""
     held_out: float = 0.1
     """Share of the episodes kept for roll-outs; 0 uses the training episodes."""
     evaluate_every: int = 500
@@ -85,6 +89,7 @@ class _Trainer:
         self.train, self.test = replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
         self.optimiser = AdamW(world, lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
         self.batches = self.train.batches(s.batch, world.dynamics.window, seed=s.seed)
+        self.rare = RareSteps(self.train, world.dynamics.window)
         self.stream = Tensor(streams(np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch, dtype=np.uint64)), copy=True)
         self.folder = Run(s.run, dataclasses.asdict(s))
         self.best: dict[str, np.ndarray] = {}
@@ -97,7 +102,7 @@ class _Trainer:
         window = self.world.window(self.train, next(self.batches))
         self.stream.numpy()[:, 3] = step
         with Tape() as tape:
-            losses = self.world.losses(window, self.stream)
+            losses = self.world.losses(window, self.stream) | self.world.dynamics.outcome_losses(self.outcomes(step))
             parts = list(losses.values())
             total = parts[0]
             for part in parts[1:]:
@@ -110,6 +115,13 @@ class _Trainer:
         if update.skipped:
             raise Diverged(f"step {step}: the gradient is not finite; the last good checkpoint is kept")
         return {**numbers, "grad_norm": update.norm, "lr": update.lr}
+
+    def outcomes(self, step: int) -> Window:
+        """Windows for reward and termination: half drawn evenly, half ending in rare events."""
+        rng, n, length = np.random.default_rng([self.s.seed, step]), self.s.outcome_batch, self.world.dynamics.window
+        rare = n // 2 if len(self.rare) else 0
+        parts = [self.train.sample(rng, n - rare, length)] + ([self.rare.draw(rng, rare)] if rare else [])
+        return Window.join([self.world.window(self.train, b) for b in parts])
 
     # ---- the loop ----
 
