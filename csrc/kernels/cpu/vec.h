@@ -37,12 +37,25 @@ static inline vec vec_sqrt(vec a) {
 }
 
 /* Sums and maxima over the lanes, always in the same order: halves, quarters, ... */
+#if WM_LANES == 16
+#define FOLD_8(v) __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
+#define FOLD_4(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+#define FOLD_2(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#elif WM_LANES == 8
+#define FOLD_4(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3)
+#define FOLD_2(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5)
+#else
+#define FOLD_2(v) __builtin_shufflevector(v, v, 2, 3, 0, 1)
+#endif
 static inline float vec_sum(vec v) {
-    float lane[WM_LANES];
-    vec_store(lane, v);
-    UNROLL for (int half = WM_LANES / 2; half; half /= 2)
-        UNROLL for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
+#if WM_LANES == 16
+    v += FOLD_8(v);
+#endif
+#if WM_LANES >= 8
+    v += FOLD_4(v);
+#endif
+    v += FOLD_2(v);
+    return v[0] + v[1];
 }
 static inline float vec_top(vec v) {
     float lane[WM_LANES];
