@@ -2,6 +2,6 @@
 
 from .evaluate import Evaluation, evaluate
 from .policy import PolicyLearner, TrainPolicy, train_policy
-from .world import TrainWorld, train_world
+from .world import TrainWorld, WorldLearner, train_world
 
-__all__ = ["Evaluation", "PolicyLearner", "TrainPolicy", "TrainWorld", "evaluate", "train_policy", "train_world"]
+__all__ = ["Evaluation", "PolicyLearner", "TrainPolicy", "TrainWorld", "WorldLearner", "evaluate", "train_policy", "train_world"]

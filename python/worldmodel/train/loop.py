@@ -67,8 +67,8 @@ class Budget:
         self.bar = bar
         with bar, _StopSignals(self):
             while not self.spent() and not self.stopped:
-                yield self.done
-                self.done += 1
+                self.done += 1          # before the step runs: what a step saves then counts it
+                yield self.done - 1
                 bar.update(1 if self.steps else max(0, min(round(self.seconds), bar.total) - bar.n))
 
     def note(self, **numbers: float) -> None:

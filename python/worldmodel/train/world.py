@@ -76,101 +76,108 @@ def train_world(world: World, replay: Replay, settings: TrainWorld | None = None
     the best weights back.
     """
     s = dataclasses.replace(settings or TrainWorld(), **fields)
-    trainer = _Trainer(world, replay, s)
+    learner = WorldLearner(world, s)
     try:
-        return trainer.run_all()
+        result = learner.learn(replay, s.steps, s.minutes, resume=True)
+    except Diverged:
+        if learner.best:
+            world.load_state_dict(learner.best)
+        raise
     finally:
-        trainer.close()
+        learner.folder.close()
+    if not result["stopped"]:
+        world.load_state_dict(learner.best)
+    return result
 
 
-class _Trainer:
-    def __init__(self, world: World, replay: Replay, s: TrainWorld):
+class WorldLearner:
+    """A world with its optimiser; `learn` may be called again and again as the replay grows.
+
+    Between calls the world holds the raw weights; `with learner.averaged():` shows their moving average.
+    """
+
+    def __init__(self, world: World, s: TrainWorld):
         self.world, self.s = world, s
-        self.train, self.test = replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
         self.optimiser = AdamW(world, lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
-        self.batches = self.train.batches(s.batch, world.dynamics.window, seed=s.seed)
-        self.rare = RareSteps(self.train, world.dynamics.window)
+        self.averaged = self.optimiser.averaged
         self.stream = Tensor(streams(np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch, dtype=np.uint64)), copy=True)
         self.folder = Run(s.run, dataclasses.asdict(s))
+        self.step = 0
         self.best: dict[str, np.ndarray] = {}
         self.best_score, self.best_step = -np.inf, 0
-        self.budget = Budget(s.steps, s.minutes, "world", *self._resume(), quiet=s.quiet)
+
+    def learn(self, replay: Replay, steps: int | None = None, minutes: float | None = None, resume: bool = False,
+              falling: bool = True) -> dict[str, Any]:
+        """So many updates, or minutes, on a replay; see train_world.  falling: the learning rate falls to its floor by the
+        end (else it stays at its peak, for a budget that is one of several)."""
+        s = self.s
+        self.train, self.test = replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
+        self.rare = RareSteps(self.train, self.world.dynamics.window)
+        with self.train.batches(s.batch, self.world.dynamics.window, seed=s.seed + self.step) as self.batches:
+            done, seconds = self._resume() if resume else (0, 0.0)
+            self.budget = Budget(steps, minutes, "world", done, seconds, quiet=s.quiet)
+            for _ in self.budget:
+                numbers = self.update(max(s.floor, 1 - self.budget.fraction) if falling else 1.0)
+                if self.step % 10 == 0:
+                    self.folder.log(self.step, **numbers)
+                    self.budget.note(**{k: v for k, v in numbers.items() if k not in ("lr", "grad_norm")})
+                if s.evaluate_every and self.step % s.evaluate_every == 0:
+                    self.evaluate()
+            curve = [] if self.budget.stopped else self.evaluate()
+            self.save_state()
+        return {"steps": self.budget.done, "seconds": self.budget.seconds, "psnr": curve, "best_step": self.best_step,
+                "stopped": self.budget.stopped}
 
     # ---- one update ----
 
-    def update(self, step: int) -> dict[str, float]:
+    def update(self, rate: float) -> dict[str, float]:
+        """One step of the optimiser at a share of the peak learning rate; returns the losses."""
         window = self.world.window(self.train, next(self.batches))
-        self.stream.numpy()[:, 3] = step
+        self.stream.numpy()[:, 3] = self.step
         with Tape() as tape:
-            losses = self.world.losses(window, self.stream) | self.world.dynamics.outcome_losses(self.outcomes(step))
-            parts = list(losses.values())
-            total = parts[0]
-            for part in parts[1:]:
+            losses = self.world.losses(window, self.stream) | self.world.dynamics.outcome_losses(self.outcomes())
+            total, *rest = losses.values()
+            for part in rest:
                 total = total + part
         tape.backward(total)
-        f = self.budget.fraction
-        self.optimiser.lr = self.s.lr * min(1.0, (step + 1) / max(1, self.s.warmup)) * max(self.s.floor, 1 - f)
+        self.optimiser.lr = self.s.lr * min(1.0, (self.step + 1) / max(1, self.s.warmup)) * rate
         update = self.optimiser.step()
-        numbers = {name: value.item() for name, value in losses.items()}
         if update.skipped:
-            raise Diverged(f"step {step}: the gradient is not finite; the last good checkpoint is kept")
-        return {**numbers, "grad_norm": update.norm, "lr": update.lr}
+            raise Diverged(f"step {self.step}: the gradient is not finite; the last good checkpoint is kept")
+        self.step += 1
+        return {**{name: value.item() for name, value in losses.items()}, "grad_norm": update.norm, "lr": update.lr}
 
-    def outcomes(self, step: int) -> Window:
+    def outcomes(self) -> Window:
         """Windows for reward and termination: half drawn evenly, half ending in rare events."""
-        rng, n, length = np.random.default_rng([self.s.seed, step]), self.s.outcome_batch, self.world.dynamics.window
+        rng, n, length = np.random.default_rng([self.s.seed, self.step]), self.s.outcome_batch, self.world.dynamics.window
         rare = n // 2 if len(self.rare) else 0
         parts = [self.train.sample(rng, n - rare, length)] + ([self.rare.draw(rng, rare)] if rare else [])
         return Window.join([self.world.window(self.train, b) for b in parts])
 
-    # ---- the loop ----
-
-    def run_all(self) -> dict[str, Any]:
-        s = self.s
-        try:
-            for step in self.budget:
-                numbers = self.update(step)
-                if step % 10 == 0:
-                    self.folder.log(step, **numbers)
-                    self.budget.note(**{k: v for k, v in numbers.items() if k not in ("lr", "grad_norm")})
-                if s.evaluate_every and (step + 1) % s.evaluate_every == 0:
-                    self.evaluate(step + 1)
-        except Diverged:
-            if self.best:
-                self.world.load_state_dict(self.best)
-            raise
-        if not self.budget.stopped:
-            curve = self.evaluate(self.budget.done)
-            self.world.load_state_dict(self.best)
-        else:
-            self.save_state()
-            curve = []
-        return {"steps": self.budget.done, "seconds": self.budget.seconds, "psnr": curve, "best_step": self.best_step,
-                "stopped": self.budget.stopped}
-
-    def evaluate(self, step: int) -> list[float]:
+    def evaluate(self) -> list[float]:
         """PSNR of the averaged weights 1, 2, ... steps ahead on held-out windows; keeps the best."""
         with self.budget.pause(), self.optimiser.averaged():
             curve = rollout_psnr(self.world, self.test, self.s.rollouts, self.s.horizon)
-            score = float(np.mean(curve))
-            self.folder.log(step, **{f"psnr_{i + 1}": v for i, v in enumerate(curve)})
+            score = float(np.mean(curve)) if curve else 0.0
+            self.folder.log(self.step, **{f"psnr_{i + 1}": v for i, v in enumerate(curve)})
             if score >= self.best_score:
-                self.best, self.best_score, self.best_step = self.world.state_dict(), score, step
+                self.best, self.best_score, self.best_step = self.world.state_dict(), score, self.step
                 if self.folder.folder:
-                    self.world.save(self.folder.folder / "best.safetensors", step=step, psnr=curve)
-        self.save_state()
+                    self.world.save(self.folder.folder / "best.safetensors", step=self.step, psnr=curve)
         return curve
 
     # ---- going on ----
 
     def save_state(self) -> None:
+        """All that it takes to go on bit for bit."""
         if not self.folder.folder:
             return
         tensors = {f"world.{k}": v for k, v in self.world.state_dict().items()}
         tensors |= {f"optimiser.{k}": v for k, v in self.optimiser.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        self.folder.save(tensors, {"steps": self.budget.done + (0 if self.budget.stopped else 1), "seconds": self.budget.seconds,
-                                   "batches": self.batches.state(), "best_score": self.best_score, "best_step": self.best_step})
+        self.folder.save(tensors, {"step": self.step, "done": self.budget.done, "seconds": self.budget.seconds,
+                                   "batches": self.batches.state(), "best_score": self.best_score if self.best else None,
+                                   "best_step": self.best_step})
 
     def _resume(self) -> tuple[int, float]:
         found = self.folder.load()
@@ -184,12 +191,9 @@ class _Trainer:
         self.world.load_state_dict(part("world."))
         self.optimiser.load_state_dict(part("optimiser."))
         self.batches.set_state(about["batches"])
-        self.best, self.best_score, self.best_step = part("best."), about["best_score"], about["best_step"]
-        return about["steps"], about["seconds"]
-
-    def close(self) -> None:
-        self.batches.close()
-        self.folder.close()
+        self.step, self.best, self.best_step = about["step"], part("best."), about["best_step"]
+        self.best_score = -np.inf if about["best_score"] is None else about["best_score"]
+        return about["done"], about["seconds"]
 
 
 def rollout_psnr(world: World, replay: Replay, count: int, horizon: int, seed: int = 0, shuffled: bool = False, **options: Any
