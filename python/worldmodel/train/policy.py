@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..data import Replay
+from ..data import Batch, Replay
 from ..optim import AdamW
 from ..policy import Policy
 from ..sampling import Sampler, streams
 from ..tensor import Tape, Tensor
 from ..world import World
 from .loop import Budget, Diverged, Run
+from .rare import RareSteps
 
 
 @dataclass
@@ -41,15 +42,17 @@ class TrainPolicy:
     """Imagined environments side by side."""
     horizon: int = 16
     """Steps imagined from each start."""
+    rare_starts: float = 0.25
+    """Share of the starts that lie 1 to 6 steps before a rare event of the replay."""
     gamma: float = 0.97
     """Discount of a step."""
     lam: float = 0.95
     """Lambda of the returns."""
-    epochs: int = 3
-    """Passes over each round's samples."""
-    minibatch: int = 256
+    epochs: int = 8
+    """Passes over each round's samples: imagined frames cost more than looking at them again."""
+    minibatch: int = 64
     """Samples an update."""
-    lr: float = 1e-3
+    lr: float = 5e-4
     """Learning rate."""
     clip_ratio: float = 0.2
     """A probability ratio may move so far from 1."""
@@ -96,23 +99,32 @@ class Imagined:
 class Imagination:
     """Imagined episodes of a policy from the real frames of a replay."""
 
-    def __init__(self, world: World, replay: Replay, lanes: int, seed: int):
+    def __init__(self, world: World, replay: Replay, lanes: int, seed: int, rare_starts: float = 0.0):
         self.world, self.replay, self.lanes = world, replay, lanes
+        self.rare = RareSteps(replay, world.context)
+        self.rare_count = int(round(rare_starts * lanes)) if len(self.rare) else 0
         self.sampler: Sampler = world.sampler(lanes)
         self.rng = np.random.default_rng(seed)
         self.stream = streams(np.uint64(seed) * np.uint64(1 << 20) + np.arange(lanes, dtype=np.uint64) + np.uint64(1 << 40))
 
     def begin(self) -> tuple[np.ndarray, np.ndarray]:
         """Start every lane from real frames; returns the frames (N,context,H,W,C) and the features of the last action (N,F)."""
-        n = self.world.context
-        batch = self.replay.sample(self.rng, 2 * self.lanes, n)
+        n, common = self.world.context, self.lanes - self.rare_count
+        parts = [self._windows(self.replay.sample(self.rng, 2 * common + 8, n), common)] if common else []
+        if self.rare_count:
+            parts.append(self._windows(self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, 6)), self.rare_count))
+        frames, led = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+        self.sampler.reset(frames, led, self.rng.integers(0, 2**63, self.lanes, np.uint64))
+        return frames, led[:, -1]
+
+    def _windows(self, batch: Batch, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Count windows whose last frame is real and is acted on: (frames, features of the actions that led to each)."""
         alive = batch.frame_known[:, -1] & batch.mask[:, -1] & batch.acted[:, -1]
-        rows = np.argsort(~alive, kind="stable")[: self.lanes]
+        rows = np.argsort(~alive, kind="stable")[:count]
         features = self.replay.features(batch)
         led = np.zeros_like(features)
         led[:, 1:] = features[:, :-1]
-        self.sampler.reset(batch.frames[rows], led[rows], self.rng.integers(0, 2**63, self.lanes, np.uint64))
-        return batch.frames[rows], led[rows, -1]
+        return batch.frames[rows], led[rows]
 
     def play(self, policy: Policy, horizon: int) -> Imagined:
         frames, last = self.begin()
@@ -162,7 +174,7 @@ class PolicyLearner:
 
     def learn(self, replay: Replay, steps: int | None = None, minutes: float | None = None) -> dict[str, float]:
         """So many rounds, or minutes; returns the means of the last rounds' numbers."""
-        imagination = Imagination(self.world, replay, self.s.lanes, self.s.seed + 7919 * self.rounds)
+        imagination = Imagination(self.world, replay, self.s.lanes, self.s.seed + 7919 * self.rounds, self.s.rare_starts)
         budget = Budget(steps, minutes, "policy", quiet=self.s.quiet)
         rows: list[dict[str, float]] = []
         for _ in budget:

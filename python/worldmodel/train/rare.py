@@ -30,9 +30,11 @@ class RareSteps:
         """How many rare steps there are."""
         return sum(len(k) for k in self.kinds)
 
-    def draw(self, rng: np.random.Generator, count: int) -> Batch:
-        """Windows of `length` frames that end in a rare step; kinds of 16 steps and more equally often."""
+    def draw(self, rng: np.random.Generator, count: int, before: tuple[int, int] = (0, 0)) -> Batch:
+        """Windows of `length` frames that end in a rare step, or a random number of steps (before) earlier; kinds of 16
+        steps and more equally often."""
         share = np.array([min(len(k), 16) for k in self.kinds], float)
         picks = rng.choice(len(self.kinds), size=count, p=share / share.sum())
         rows = np.stack([self.kinds[k][rng.integers(len(self.kinds[k]))] for k in picks])
-        return self.replay.gather(rows[:, 0], rows[:, 1], self.length)
+        earlier = rng.integers(before[0], before[1] + 1, count)
+        return self.replay.gather(rows[:, 0], np.maximum(rows[:, 1] - earlier, 0), self.length)
