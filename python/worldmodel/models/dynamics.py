@@ -110,6 +110,11 @@ class Dynamics(nn.Module):
         often; empty for a backbone whose `losses` hold them."""
         return {}
 
+    def parts(self) -> dict[str, list[Tensor]]:
+        """Parameters that share no loss, each to be clipped and updated apart: one part's large gradient must not
+        shrink another's."""
+        return {"all": self.parameters()}
+
     def sampler(self, n: int, **options: Any) -> Sampler:
         """A sampler of n environments that read this network's weights."""
         raise NotImplementedError

@@ -174,6 +174,11 @@ class UNet(Dynamics):
         features = self.outcome(context, self._actions(window))
         return self.outcome.heads.losses(features, *(_last(t) for t in (window.rewards, window.terminated, window.step_weight)))
 
+    def parts(self) -> dict[str, list[Tensor]]:
+        outcome = self.outcome.parameters()
+        apart = {id(t) for t in outcome}
+        return {"frames": [t for t in self.parameters() if id(t) not in apart], "outcome": outcome}
+
     def sampler(self, n: int, **options: Any) -> UNetSampler:
         return UNetSampler(self, n, **options)
 

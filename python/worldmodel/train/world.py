@@ -8,7 +8,8 @@ The best weights are chosen by roll-outs on held-out episodes, not by loss: a fa
 from __future__ import annotations
 
 import dataclasses
-import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +99,10 @@ class WorldLearner:
 
     def __init__(self, world: World, s: TrainWorld):
         self.world, self.s = world, s
-        self.optimiser = AdamW(world, lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
-        self.averaged = self.optimiser.averaged
+        self.optimisers = {
+            name: AdamW(part, lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
+            for name, part in world.dynamics.parts().items()
+        }
         self.stream = Tensor(streams(np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch, dtype=np.uint64)), copy=True)
         self.folder = Run(s.run, dataclasses.asdict(s))
         self.step = 0
@@ -120,7 +123,7 @@ class WorldLearner:
                 numbers = self.update(max(s.floor, 1 - self.budget.fraction) if falling else 1.0)
                 if self.step % 10 == 0:
                     self.folder.log(self.step, **numbers)
-                    self.budget.note(**{k: v for k, v in numbers.items() if k not in ("lr", "grad_norm")})
+                    self.budget.note(**{k: v for k, v in numbers.items() if k in self.losses})
                 if s.evaluate_every and self.step % s.evaluate_every == 0:
                     self.evaluate()
             curve = [] if self.budget.stopped else self.evaluate()
@@ -136,16 +139,29 @@ class WorldLearner:
         self.stream.numpy()[:, 3] = self.step
         with Tape() as tape:
             losses = self.world.losses(window, self.stream) | self.world.dynamics.outcome_losses(self.outcomes())
+            self.losses = tuple(losses)
             total, *rest = losses.values()
             for part in rest:
                 total = total + part
         tape.backward(total)
-        self.optimiser.lr = self.s.lr * min(1.0, (self.step + 1) / max(1, self.s.warmup)) * rate
-        update = self.optimiser.step()
-        if update.skipped:
-            raise Diverged(f"step {self.step}: the gradient is not finite; the last good checkpoint is kept")
+        lr = self.s.lr * min(1.0, (self.step + 1) / max(1, self.s.warmup)) * rate
+        numbers = {name: value.item() for name, value in losses.items()} | {"lr": lr}
+        for name, optimiser in self.optimisers.items():
+            optimiser.lr = lr
+            update = optimiser.step()
+            numbers[f"grad_norm_{name}"] = update.norm
+            if update.skipped:
+                raise Diverged(f"step {self.step}: the gradient of {name} is not finite; the last good checkpoint is kept")
         self.step += 1
-        return {**{name: value.item() for name, value in losses.items()}, "grad_norm": update.norm, "lr": update.lr}
+        return numbers
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the world holds the moving average of its weights."""
+        with ExitStack() as stack:
+            for optimiser in self.optimisers.values():
+                stack.enter_context(optimiser.averaged())
+            yield
 
     def outcomes(self) -> Window:
         """Windows for reward and termination: half drawn evenly, half ending in rare events."""
@@ -156,7 +172,7 @@ class WorldLearner:
 
     def evaluate(self) -> list[float]:
         """PSNR of the averaged weights 1, 2, ... steps ahead on held-out windows; keeps the best."""
-        with self.budget.pause(), self.optimiser.averaged():
+        with self.budget.pause(), self.averaged():
             curve = rollout_psnr(self.world, self.test, self.s.rollouts, self.s.horizon)
             score = float(np.mean(curve)) if curve else 0.0
             self.folder.log(self.step, **{f"psnr_{i + 1}": v for i, v in enumerate(curve)})
@@ -173,7 +189,8 @@ class WorldLearner:
         if not self.folder.folder:
             return
         tensors = {f"world.{k}": v for k, v in self.world.state_dict().items()}
-        tensors |= {f"optimiser.{k}": v for k, v in self.optimiser.state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         self.folder.save(tensors, {"step": self.step, "done": self.budget.done, "seconds": self.budget.seconds,
                                    "batches": self.batches.state(), "best_score": self.best_score if self.best else None,
@@ -189,7 +206,8 @@ class WorldLearner:
             return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.world.load_state_dict(part("world."))
-        self.optimiser.load_state_dict(part("optimiser."))
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(part(f"optimiser.{name}."))
         self.batches.set_state(about["batches"])
         self.step, self.best, self.best_step = about["step"], part("best."), about["best_step"]
         self.best_score = -np.inf if about["best_score"] is None else about["best_score"]
