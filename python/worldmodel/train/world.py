@@ -196,10 +196,11 @@ class WorldLearner:
                                    "batches": self.batches.state(), "best_score": self.best_score if self.best else None,
                                    "best_step": self.best_step})
 
-    def _resume(self) -> tuple[int, float]:
+    def restore(self) -> dict[str, Any] | None:
+        """Take up weights, moments and step count of the run's folder; returns what was saved beside them, or None."""
         found = self.folder.load()
         if found is None:
-            return 0, 0.0
+            return None
         tensors, about = found
 
         def part(prefix: str) -> dict[str, np.ndarray]:
@@ -208,9 +209,15 @@ class WorldLearner:
         self.world.load_state_dict(part("world."))
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(part(f"optimiser.{name}."))
-        self.batches.set_state(about["batches"])
         self.step, self.best, self.best_step = about["step"], part("best."), about["best_step"]
         self.best_score = -np.inf if about["best_score"] is None else about["best_score"]
+        return about
+
+    def _resume(self) -> tuple[int, float]:
+        about = self.restore()
+        if about is None:
+            return 0, 0.0
+        self.batches.set_state(about["batches"])
         return about["done"], about["seconds"]
 
 
