@@ -1,0 +1,249 @@
+"""cli: `worldmodel collect | train | learn | eval | play | export | bench | demo`, each a dataclass whose fields are its flags.
+
+Wrong use ends with one sentence and exit code 2, Ctrl-C with 130; nothing done is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from .demo import Demo
+from .train.policy import TrainPolicy
+from .train.world import TrainWorld
+
+
+@dataclass
+class Collect:
+    """Play a real environment and store its frames, actions and rewards, exactly."""
+
+    env: str
+    """A Gymnasium id: VizdoomBasic-v1, ALE/Breakout-v5, CartPole-v1, ..."""
+    out: str
+    """Folder of the replay; one that exists is continued."""
+    steps: int = 10_000
+    """Transitions to store."""
+    render: tuple[int, int] | None = (64, 64)
+    """Height and width of the frames; None keeps the environment's own."""
+    frame_skip: int | None = None
+    """Each action is repeated so often."""
+    sticky: float | None = None
+    """ALE: chance that the last action is repeated."""
+    noop_max: int = 0
+    """ALE: up to so many no-ops at the start."""
+    hold: int = 1
+    """Random actions are held for 1 to so many steps."""
+    policy: str | None = None
+    """A policy file; random by default."""
+    vector: int = 0
+    """Environments side by side."""
+    seed: int = 0
+    sheet: str | None = None
+    """Also write a contact sheet (PNG)."""
+
+    def run(self) -> None:
+        from .data import collect, contact_sheet
+
+        policy = _policy(self.policy) if self.policy else None
+        replay = collect(self.env, self.steps, self.render, path=self.out, policy=policy, hold=self.hold, frame_skip=self.frame_skip,
+                         sticky=self.sticky, noop_max=self.noop_max, vector=self.vector, seed=self.seed)
+        if self.sheet:
+            contact_sheet(replay, self.sheet)
+        print(replay)
+
+
+@dataclass
+class Train:
+    """Train a world on a replay."""
+
+    replay: str
+    """Folder of the replay."""
+    out: str
+    """File of the world."""
+    backbone: str = "unet"
+    """unet or dit."""
+    size: str = "S"
+    """T, S, M or B (unet), T, S, B or L (dit)."""
+    world: Annotated[TrainWorld, tyro.conf.arg(name="")] = field(default_factory=TrainWorld)
+    report: str | None = None
+    """Folder for a report on the held-out episodes."""
+
+    def run(self) -> None:
+        from .data import Replay
+        from .train import train_world
+        from .train.report import world_report
+        from .world import World
+
+        replay = Replay.open(self.replay)
+        world = World.create(replay, size=self.size, backbone=self.backbone)
+        print(world)
+        if self.world.steps is None and self.world.minutes is None:
+            self.world.minutes = 5
+        result = train_world(world, replay, self.world)
+        world.save(self.out)
+        if self.report:
+            folder = Path(self.report)
+            folder.mkdir(parents=True, exist_ok=True)
+            result["report"] = world_report(world, replay.split(1 - self.world.held_out, self.world.seed)[1], folder)
+        print(json.dumps(result, indent=1))
+
+
+@dataclass
+class Learn:
+    """Learn a policy inside a world."""
+
+    world: str
+    """File of the world."""
+    replay: str
+    """Folder of the replay whose frames imagination starts from."""
+    out: str
+    """File of the policy."""
+    policy: Annotated[TrainPolicy, tyro.conf.arg(name="")] = field(default_factory=TrainPolicy)
+
+    def run(self) -> None:
+        from .data import Replay
+        from .train import train_policy
+        from .world import World
+
+        if self.policy.steps is None and self.policy.minutes is None:
+            self.policy.minutes = 5
+        policy = train_policy(World.load(self.world), Replay.open(self.replay), self.policy)
+        policy.save(self.out)
+
+
+@dataclass
+class Eval:
+    """Play whole episodes with a policy, in the real environment of a replay or inside a world."""
+
+    policy: str
+    """File of the policy."""
+    replay: str | None = None
+    """Folder of the replay whose environment is played."""
+    world: str | None = None
+    """Play inside this world instead."""
+    episodes: int = 50
+    random_episodes: int = 0
+    """Also play so many with random actions."""
+    seed: int = 10_000
+
+    def run(self) -> None:
+        from .data import Replay
+        from .train import evaluate
+
+        if (self.replay is None) == (self.world is None):
+            raise ValueError("eval: give either --replay or --world")
+        where = Replay.open(self.replay).environment if self.replay else None
+        if self.replay and where is None:
+            raise ValueError(f"eval: {self.replay} does not say which environment it comes from")
+        print(evaluate(_policy(self.policy), where, self.episodes, self.seed, world=self.world, random_episodes=self.random_episodes))
+
+
+@dataclass
+class Play:
+    """Play inside a world with the keyboard: in a window, or in the terminal."""
+
+    world: str
+    """File of the world."""
+    keys: str | None = None
+    """Keys of the actions, in order, for a Discrete space: 'wasd'; digits by default."""
+    terminal: bool = False
+    """Draw in the terminal instead of a window."""
+    record: str | None = None
+    """Write what was played to this mp4."""
+    steps: int = 1_000
+    """End after so many steps."""
+    fps: float | None = None
+    """Frames a second; the environment's own by default."""
+    seed: int | None = None
+    policy: str | None = None
+    """Let this policy play."""
+
+    def run(self) -> None:
+        from .play import play
+        from .world import World
+
+        play(World.load(self.world), keys=self.keys, terminal=self.terminal, record=self.record, steps=self.steps, fps=self.fps,
+             seed=self.seed, policy=_policy(self.policy) if self.policy else None)
+
+
+@dataclass
+class Export:
+    """Write a replay to Minari or film one of its episodes."""
+
+    replay: str
+    """Folder of the replay."""
+    minari: str | None = None
+    """Id of the Minari dataset to make (namespace/name-v0), lossless."""
+    mp4: str | None = None
+    """File of a film of the episode."""
+    episode: int = 0
+
+    def run(self) -> None:
+        from .data import Replay, save_mp4
+
+        replay = Replay.open(self.replay)
+        if not self.minari and not self.mp4:
+            raise ValueError("export: say --minari or --mp4")
+        if self.minari:
+            replay.to_minari(self.minari)
+        if self.mp4:
+            save_mp4(self.mp4, replay.episode(self.episode).frames, fps=replay.fps or 15.0)
+
+
+@dataclass
+class Bench:
+    """Measure this machine: limits, and the steps of a world, quickly."""
+
+    size: str = "S"
+    backbone: str = "unet"
+    lanes: tuple[int, ...] = (1, 8, 32)
+    """Environments side by side."""
+    seconds: float = 3.0
+    """For each."""
+
+    def run(self) -> None:
+        from .bench import step_speed
+
+        step_speed(self.backbone, self.size, self.lanes, self.seconds)
+
+
+def _policy(path: str) -> Any:
+    from .policy import Policy
+
+    return Policy.load(path)
+
+
+@dataclass
+class DemoCommand(Demo):
+    """Learn to play Doom inside a dream: collect, learn the world, learn a policy in it, prove it outside."""
+
+    def run(self) -> None:
+        from .demo import demo
+
+        demo(self)
+
+
+VERBS = {"collect": Collect, "train": Train, "learn": Learn, "eval": Eval, "play": Play, "export": Export, "bench": Bench, "demo": DemoCommand}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script; returns the exit code."""
+    command = tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, prog="worldmodel", description=__doc__)
+    try:
+        command.run()
+    except KeyboardInterrupt:
+        print("worldmodel: interrupted; what was done is kept", file=sys.stderr)
+        return 130
+    except (ImportError, ValueError, OSError, KeyError, TypeError, MemoryError, RuntimeError) as error:
+        print(f"worldmodel: {error.args[0] if error.args else error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
