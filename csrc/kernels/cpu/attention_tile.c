@@ -17,11 +17,11 @@ static int64_t whole_vecs(int64_t n) { return (n + WM_LANES - 1) / WM_LANES * WM
 static inline __attribute__((always_inline)) void attention_tile(
     float *C, int64_t c_row, const float *A, int64_t a_row, int64_t a_step, const float *B, int64_t b_row, int64_t n,
     bool add, const int rows, const int vecs) {
-    vec acc[rows][vecs];
+    vec acc[12][TILE_VECS];      /* of fixed size, or they would live in memory */
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < vecs; v++) acc[r][v] = add ? vec_load(C + r * c_row + v * WM_LANES) : (vec){0};
     for (int64_t t = 0; t < n; t++) {
-        vec b[vecs];
+        vec b[TILE_VECS];
         UNROLL for (int v = 0; v < vecs; v++) b[v] = vec_load(B + t * b_row + v * WM_LANES);
         UNROLL for (int r = 0; r < rows; r++) {
             const float a = A[r * a_row + t * a_step];
