@@ -94,21 +94,26 @@ static void scores_of_lanes(float *S, int64_t wide, const attention_rows *w, con
 /* The new scale: the old one, unless the block's highest score passes it by more than 8; the first block always does. */
 static inline vec raised(vec old, vec top) { return vec_select(top > old + 8.0f, top, old); }
 
+/* The highest score of each lane; hidden ones become -inf.  Four chains: one would wait for itself. */
+static inline vec highest_score(float *S, int64_t wide, ivec from, ivec to, bool ragged, int64_t keys) {
+    vec best[4] = {vec_set(-INFINITY), vec_set(-INFINITY), vec_set(-INFINITY), vec_set(-INFINITY)};
+    int64_t j = 0;
+    for (int64_t key = 0; ragged && key < keys; key++) {
+        ivec at = (ivec){0} + (int32_t)key;
+        vec_store(S + key * wide, vec_select((from <= at) & (at < to), vec_load(S + key * wide), best[0]));
+    }
+    for (; j + 4 <= keys; j += 4)
+        UNROLL for (int b = 0; b < 4; b++) best[b] = vec_max(vec_load(S + (j + b) * wide), best[b]);
+    for (; j < keys; j++) best[0] = vec_max(vec_load(S + j * wide), best[0]);
+    return vec_max(vec_max(best[0], best[1]), vec_max(best[2], best[3]));
+}
+
 /* Scores become weights, in place, queries in the lanes. */
 static void soften_lanes(float *S, int64_t wide, attention_rows *w, int64_t keys, float c) {
     w->shrinks = false;
     for (int64_t i = 0; i < w->n; i += WM_LANES) {
         ivec from = *(const uivec *)(w->from + i), to = *(const uivec *)(w->to + i);
-        vec best = vec_set(-INFINITY), old = vec_load(w->top + i);
-        for (int64_t j = 0; j < keys; j++) {
-            vec s = vec_load(S + j * wide + i);
-            if (w->ragged) {
-                ivec key = (ivec){0} + (int32_t)j;
-                s = vec_select((from <= key) & (key < to), s, vec_set(-INFINITY));
-                vec_store(S + j * wide + i, s);
-            }
-            best = vec_max(s, best);
-        }
+        vec best = highest_score(S + i, wide, from, to, w->ragged, keys), old = vec_load(w->top + i);
         vec top = raised(old, best * c), sum = vec_load(w->sum + i);
         ivec rose = top > old;
         vec shrink = vec_select(rose, vec_exp2(old - top), vec_set(1.0f));
@@ -198,7 +203,7 @@ static int64_t ring_slot(const wm_attention *a, int64_t start, int64_t age) {
 static void keys_at(const attention_keys *s, float *k_packed, float *v_packed, int64_t j, int64_t n, int64_t D,
                     const float **k, int64_t *k_row, const float **v, int64_t *v_row) {
     if (!s->ring) {
-        *k = s->k + j * s->k_row, *k_row = s->k_row;
+        *k = whole_rows(k_packed, k_row, s->k + j * s->k_row, s->k_row, n, D);
         *v = whole_rows(v_packed, v_row, s->v + j * s->v_row, s->v_row, n, D);
         return;
     }
@@ -220,9 +225,12 @@ static void keys_at(const attention_keys *s, float *k_packed, float *v_packed, i
 static void attend(float *out, int64_t out_row, float *lse, const float *q, int64_t q_row, attention_rows *w,
                    const attention_keys *source, int64_t D, float scale) {
     float columns[ATTEND_PANEL], S[ATTEND_ROWS * ATTEND_KEYS], k_packed[ATTEND_PANEL], v_packed[ATTEND_PANEL];
+    float sums[ATTEND_PANEL];
     const int64_t block = attention_block(D), wide = block, n = w->n, first = w->first / block * block;
-    const bool few = n <= WM_LANES / 2;
+    const bool few = n <= WM_LANES / 2, apart = crowded(out_row, n);
     const float c = scale * LOG2E;
+    float *to = apart ? sums : out;
+    const int64_t to_row = apart ? D : out_row;
     if (w->first >= w->last) {
         for (int64_t i = 0; i < n; i++) memset(out + i * out_row, 0, (size_t)D * sizeof *out);
         if (lse) memset(lse, 0, (size_t)n * sizeof *lse);
@@ -242,10 +250,11 @@ static void attend(float *out, int64_t out_row, float *lse, const float *q, int6
             scores_of_lanes(S, wide, w, k, k_row, columns, keys, D);
             soften_lanes(S, wide, w, keys, c);
         }
-        if (j > first && w->shrinks) shrink_rows(out, out_row, w->shrink, n, D);
-        ranged_product(out, out_row, S, few ? wide : 1, few ? 1 : wide, v, v_row, w->from, w->to, n, D, j > first);
+        if (j > first && w->shrinks) shrink_rows(to, to_row, w->shrink, n, D);
+        ranged_product(to, to_row, S, few ? wide : 1, few ? 1 : wide, v, v_row, w->from, w->to, n, D, j > first);
     }
-    rows_end(out, out_row, lse, w, D);
+    rows_end(to, to_row, lse, w, D);
+    for (int64_t i = 0; apart && i < n; i++) memcpy(out + i * out_row, sums + i * D, (size_t)D * sizeof *out);
 }
 
 static int64_t attention_length(const int32_t *lengths, const wm_attention *a, int64_t outer) {
@@ -348,10 +357,10 @@ static void backward_begin(backward_rows *b, const float *q, int64_t q_row, cons
         b->delta[i] = vec_sum(sum);
     }
     for (int64_t i = n; i < ATTEND_ROWS; i++) b->lse[i] = b->delta[i] = 0;
-    transpose_rows(b->q_columns, wide, q, q_row, n, D);
-    transpose_rows(b->dout_columns, wide, dout, out_row, n, D);
     b->q = whole_rows(b->q_packed, &b->q_row, q, q_row, n, D);
     b->dout = whole_rows(b->dout_packed, &b->dout_row, dout, out_row, n, D);
+    transpose_rows(b->q_columns, wide, b->q, b->q_row, n, D);
+    transpose_rows(b->dout_columns, wide, b->dout, b->dout_row, n, D);
 }
 
 /* P = 2^(c S - lse), dS = P (dP - delta) scale, in place, queries in the lanes; hidden places are 0. */
@@ -388,23 +397,23 @@ static void backward_keys(float *dx, int64_t dx_row, const float *P, int64_t wid
 }
 
 /* One query head of one problem: adds to its rows of dq, dk, dv (any may be NULL), block after block. */
-static void attend_backward(float *dq, float *dk, float *dv, int64_t k_row, int64_t v_row, const float *k, const float *v,
-                            backward_rows *b, const wm_attention *a, int64_t dq_row) {
-    float S[ATTEND_ROWS * ATTEND_KEYS], dP[ATTEND_ROWS * ATTEND_KEYS], k_packed[ATTEND_PANEL];
+static void attend_backward(float *dq, float *dk, float *dv, int64_t dq_row, int64_t k_row, int64_t v_row, const float *k,
+                            const float *v, backward_rows *b, const wm_attention *a) {
+    float S[ATTEND_ROWS * ATTEND_KEYS], dP[ATTEND_ROWS * ATTEND_KEYS], k_packed[ATTEND_PANEL], v_packed[ATTEND_PANEL];
     const int64_t D = a->D, block = attention_block(D);
     attention_rows *w = &b->w;
     if (w->first >= w->last) return;
     for (int64_t j = w->first / block * block; j < w->last; j += block) {
-        int64_t keys = w->last - j < block ? w->last - j : block, whole;
+        int64_t keys = w->last - j < block ? w->last - j : block, ks_row, vs_row;
+        const float *ks = whole_rows(k_packed, &ks_row, k + j * k_row, k_row, keys, D);
+        const float *vs = whole_rows(v_packed, &vs_row, v + j * v_row, v_row, keys, D);
         rows_enter(w, j, keys);
-        scores_of_lanes(S, block, w, k + j * k_row, k_row, b->q_columns, keys, D);
-        scores_of_lanes(dP, block, w, v + j * v_row, v_row, b->dout_columns, keys, D);
+        scores_of_lanes(S, block, w, ks, ks_row, b->q_columns, keys, D);
+        scores_of_lanes(dP, block, w, vs, vs_row, b->dout_columns, keys, D);
         backward_weights(S, dP, b, block, keys, a->scale);
         if (dv) backward_keys(dv + j * v_row, v_row, S, block, w, b->dout, b->dout_row, keys, D);
         if (dk) backward_keys(dk + j * k_row, k_row, dP, block, w, b->q, b->q_row, keys, D);
-        if (!dq) continue;
-        const float *rows = whole_rows(k_packed, &whole, k + j * k_row, k_row, keys, D);
-        ranged_product(dq, dq_row, dP, 1, block, rows, whole, w->from, w->to, w->n, D, true);
+        if (dq) ranged_product(dq, dq_row, dP, 1, block, ks, ks_row, w->from, w->to, w->n, D, true);
     }
 }
 
@@ -430,8 +439,8 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *dou
                 rows_begin(&b.w, n);
                 backward_begin(&b, q + q_first, q_row, dout + out_first, out + out_first, out_row,
                                lse + ((outer * a->inner + inner) * a->H + h) * a->Nq + first, a->D, block);
-                attend_backward(dq ? dq + q_first : NULL, dk ? dk + k_first : NULL, dv ? dv + v_first : NULL, k_row, v_row,
-                                k + k_first, v + v_first, &b, a, q_row);
+                attend_backward(dq ? dq + q_first : NULL, dk ? dk + k_first : NULL, dv ? dv + v_first : NULL, q_row, k_row,
+                                v_row, k + k_first, v + v_first, &b, a);
             }
     }
 }

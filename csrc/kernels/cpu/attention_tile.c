@@ -142,9 +142,12 @@ static void transpose_rows(float *out, int64_t out_row, const float *x, int64_t 
         }
 }
 
+/* Rows that lie a multiple of 1 KB apart share few sets of the first cache and would push each other out. */
+static bool crowded(int64_t row, int64_t n) { return n > 4 && row * sizeof(float) % 1024 == 0; }
+
 /* Rows as B wants them: where they lie if D is whole vectors, else copied to whole vectors, padded with 0. */
 static const float *whole_rows(float *packed, int64_t *row, const float *x, int64_t x_row, int64_t n, int64_t D) {
-    if (D % WM_LANES == 0) return *row = x_row, x;
+    if (D % WM_LANES == 0 && !crowded(x_row, n)) return *row = x_row, x;
     *row = whole_vecs(D);
     for (int64_t i = 0; i < n; i++) {
         memcpy(packed + i * *row, x + i * x_row, (size_t)D * sizeof *x);
