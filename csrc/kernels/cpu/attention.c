@@ -27,7 +27,7 @@ static void attention_sees(int32_t *lo, int32_t *hi, const wm_attention *a, int6
         lo[i] = (int32_t)low;
         hi[i] = (int32_t)high;
     }
-    for (int64_t i = n; i < ATTEND_ROWS; i++) lo[i] = hi[i] = 0;
+    for (int64_t i = n; i < whole_vecs(n); i++) lo[i] = hi[i] = 0;
 }
 
 /* One block of rows against a stretch of keys: what is carried from key block to key block. */
@@ -43,7 +43,7 @@ typedef struct {
 static void rows_begin(attention_rows *w, int64_t n) {
     w->n = n;
     w->first = w->lo[0], w->last = w->hi[0];
-    for (int64_t i = 0; i < ATTEND_ROWS; i++) w->top[i] = -INFINITY, w->sum[i] = 0;
+    for (int64_t i = 0; i < whole_vecs(n); i++) w->top[i] = -INFINITY, w->sum[i] = 0;
     for (int64_t i = 1; i < n; i++) {
         bool none = w->lo[i] >= w->hi[i];
         if (w->first >= w->last) w->first = w->lo[i], w->last = w->hi[i];
@@ -60,7 +60,7 @@ static void rows_enter(attention_rows *w, int64_t j, int64_t keys) {
         w->to[i] = (int32_t)(to > keys ? keys : to < w->from[i] ? w->from[i] : to);
         w->ragged |= w->from[i] != 0 || w->to[i] != keys;
     }
-    for (int64_t i = w->n; i < ATTEND_ROWS; i++) w->from[i] = w->to[i] = 0;
+    for (int64_t i = w->n; i < whole_vecs(w->n); i++) w->from[i] = w->to[i] = 0;
 }
 
 /* The vectors of queries that see any of keys [j, j + count) of this key block: [*v0, *v1). */
@@ -227,7 +227,7 @@ static void attend(float *out, int64_t out_row, float *lse, const float *q, int6
     float columns[ATTEND_PANEL], S[ATTEND_ROWS * ATTEND_KEYS], k_packed[ATTEND_PANEL], v_packed[ATTEND_PANEL];
     float sums[ATTEND_PANEL];
     const int64_t block = attention_block(D), wide = block, n = w->n, first = w->first / block * block;
-    const bool few = n <= WM_LANES / 2, apart = crowded(out_row, n);
+    const bool few = n <= WM_LANES / 4, apart = crowded(out_row, n);
     const float c = scale * LOG2E;
     float *to = apart ? sums : out;
     const int64_t to_row = apart ? D : out_row;
@@ -257,6 +257,12 @@ static void attend(float *out, int64_t out_row, float *lse, const float *q, int6
     for (int64_t i = 0; apart && i < n; i++) memcpy(out + i * out_row, sums + i * D, (size_t)D * sizeof *out);
 }
 
+/* Ask for the rows of the head after this one: strided rows are too far apart for the processor to guess. */
+static void expect_rows(const float *x, int64_t row, int64_t n, int64_t D) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t d = D; d < 2 * D; d += 16) __builtin_prefetch(x + i * row + d);
+}
+
 static int64_t attention_length(const int32_t *lengths, const wm_attention *a, int64_t outer) {
     return lengths ? lengths[outer / (a->outer / a->lengths)] : a->Nk;
 }
@@ -275,6 +281,11 @@ static void attention_forward(float *out, float *lse, const float *q, const floa
         attention_keys keys = {.k = k + k_at * a->k_width + h / a->G * a->D, .k_row = a->inner * a->k_width,
                                .v = v + k_at * a->v_width + h / a->G * a->D, .v_row = a->inner * a->v_width};
         attention_rows w;
+        if (a->inner > 1 && blocks == 1 && a->Nk <= ATTEND_KEYS) {
+            expect_rows(keys.k, keys.k_row, a->Nk, a->D);
+            expect_rows(keys.v, keys.v_row, a->Nk, a->D);
+            expect_rows(q + q_at * a->q_width + h * a->D, a->inner * a->q_width, n, a->D);
+        }
         attention_sees(w.lo, w.hi, a, first, n, a->Nk - a->Nq, attention_length(lengths, a, outer));
         rows_begin(&w, n);
         attend(out + q_at * a->H * a->D + h * a->D, a->inner * a->H * a->D,
@@ -356,7 +367,7 @@ static void backward_begin(backward_rows *b, const float *q, int64_t q_row, cons
         b->lse[i] = lse[i];
         b->delta[i] = vec_sum(sum);
     }
-    for (int64_t i = n; i < ATTEND_ROWS; i++) b->lse[i] = b->delta[i] = 0;
+    for (int64_t i = n; i < whole_vecs(n); i++) b->lse[i] = b->delta[i] = 0;
     b->q = whole_rows(b->q_packed, &b->q_row, q, q_row, n, D);
     b->dout = whole_rows(b->dout_packed, &b->dout_row, dout, out_row, n, D);
     transpose_rows(b->q_columns, wide, b->q, b->q_row, n, D);
@@ -435,6 +446,16 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *dou
                 int64_t n = a->Nq - first < block ? a->Nq - first : block, at = (outer * a->Nq + first) * a->inner + inner;
                 int64_t q_first = at * a->q_width + h * a->D, out_first = at * a->H * a->D + h * a->D;
                 backward_rows b;
+                if (a->inner > 1 && a->Nq <= block && a->Nk <= block) {
+                    expect_rows(q + q_first, q_row, n, a->D);
+                    expect_rows(k + k_first, k_row, a->Nk, a->D);
+                    expect_rows(v + v_first, v_row, a->Nk, a->D);
+                    expect_rows(out + out_first, out_row, n, a->D);
+                    expect_rows(dout + out_first, out_row, n, a->D);
+                    if (dq) expect_rows(dq + q_first, q_row, n, a->D);
+                    if (dk) expect_rows(dk + k_first, k_row, a->Nk, a->D);
+                    if (dv) expect_rows(dv + v_first, v_row, a->Nk, a->D);
+                }
                 attention_sees(b.w.lo, b.w.hi, a, first, n, a->Nk - a->Nq, length);
                 rows_begin(&b.w, n);
                 backward_begin(&b, q + q_first, q_row, dout + out_first, out + out_first, out_row,

@@ -103,21 +103,43 @@ static void ranged_product(float *C, int64_t c_row, const float *A, int64_t a_ro
     }
 }
 
-/* v[i][j] <-> v[j][i], by exchanging halves, quarters, ... */
-static inline __attribute__((always_inline)) void transpose_square(vec *v) {
-    UNROLL for (int half = WM_LANES / 2; half; half /= 2) {
-        ivec low, high;
-        UNROLL for (int lane = 0; lane < WM_LANES; lane++) {
-            low[lane] = lane & half ? WM_LANES + lane - half : lane;
-            high[lane] = lane & half ? WM_LANES + lane : lane + half;
-        }
-        UNROLL for (int i = 0; i < WM_LANES; i++)
-            if (!(i & half)) {
-                vec a = v[i], b = v[i + half];
-                v[i] = __builtin_shuffle(a, b, low);
-                v[i + half] = __builtin_shuffle(a, b, high);
-            }
+/* The halves of a and b put together by a pattern that is known at compile time: one instruction. */
+typedef enum { PAIRS_LOW, PAIRS_HIGH, TWOS_LOW, TWOS_HIGH, FOURS_EVEN, FOURS_ODD } weave_pattern;
+static inline __attribute__((always_inline)) vec weave(vec a, vec b, const weave_pattern how) {
+    ivec from;
+    UNROLL for (int i = 0; i < WM_LANES; i++) {
+        int four = i / 4 * 4, at = i % 4, half = i < WM_LANES / 2 ? 0 : WM_LANES, step = i % (WM_LANES / 2) / 4 * 8 + at;
+        from[i] = how == PAIRS_LOW    ? four + at / 2 + at % 2 * WM_LANES
+                  : how == PAIRS_HIGH ? four + 2 + at / 2 + at % 2 * WM_LANES
+                  : how == TWOS_LOW   ? four + at % 2 + at / 2 * WM_LANES
+                  : how == TWOS_HIGH  ? four + 2 + at % 2 + at / 2 * WM_LANES
+                  : how == FOURS_EVEN ? half + step
+                                      : half + 4 + step;
     }
+    return __builtin_shuffle(a, b, from);
+}
+
+/* v[i][j] <-> v[j][i]: squares of four by four within every four lanes, then fours of lanes among the vectors. */
+static inline __attribute__((always_inline)) void transpose_square(vec *v) {
+    UNROLL for (int i = 0; i < WM_LANES; i += 4) {
+        vec a = weave(v[i], v[i + 1], PAIRS_LOW), b = weave(v[i], v[i + 1], PAIRS_HIGH);
+        vec c = weave(v[i + 2], v[i + 3], PAIRS_LOW), d = weave(v[i + 2], v[i + 3], PAIRS_HIGH);
+        v[i] = weave(a, c, TWOS_LOW), v[i + 1] = weave(a, c, TWOS_HIGH);
+        v[i + 2] = weave(b, d, TWOS_LOW), v[i + 3] = weave(b, d, TWOS_HIGH);
+    }
+#if WM_LANES == 8
+    UNROLL for (int i = 0; i < 4; i++) {
+        vec a = v[i], b = v[i + 4];
+        v[i] = weave(a, b, FOURS_EVEN), v[i + 4] = weave(a, b, FOURS_ODD);
+    }
+#elif WM_LANES == 16
+    UNROLL for (int i = 0; i < 4; i++) {
+        vec a = weave(v[i], v[i + 4], FOURS_EVEN), b = weave(v[i], v[i + 4], FOURS_ODD);
+        vec c = weave(v[i + 8], v[i + 12], FOURS_EVEN), d = weave(v[i + 8], v[i + 12], FOURS_ODD);
+        v[i] = weave(a, c, FOURS_EVEN), v[i + 8] = weave(a, c, FOURS_ODD);
+        v[i + 4] = weave(b, d, FOURS_EVEN), v[i + 12] = weave(b, d, FOURS_ODD);
+    }
+#endif
 }
 
 /* out(d, i) = x(i, d) for i < n, columns of out `out_row` numbers apart; lanes beyond n are 0. */
