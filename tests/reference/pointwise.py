@@ -59,6 +59,7 @@ UNARY = {
     "sigmoid": (anything, {}, sigmoid),
     "log_sigmoid": (anything, {}, lambda x: -softplus(-x)),
     "tanh": (anything, {}, np.tanh),
+    "atanh": (lambda rng, shape: np.tanh(rng.standard_normal(shape)), {}, np.arctanh),
     "softplus": (anything, {}, softplus),
     "silu": (anything, {}, lambda x: x * sigmoid(x)),
     "mish": (anything, {}, lambda x: x * np.tanh(softplus(x))),
