@@ -101,7 +101,7 @@ class Policy(nn.Module):
     """An actor and a critic on one encoder."""
 
     def __init__(self, frame_shape: tuple[int, int, int], action_space: dict[str, Any], width: int = 16, features: int = 256,
-                 bins: int = 63, limit: float = 6.0, frames: int = 2):
+                 bins: int = 127, limit: float = 6.0, frames: int = 2):
         self._settings = {"frame_shape": list(frame_shape), "action_space": action_space, "width": width, "features": features,
                           "bins": bins, "limit": limit, "frames": frames}
         self._table = SlotTable.of(space_from_json(action_space))
@@ -111,7 +111,7 @@ class Policy(nn.Module):
         self.trunk = nn.Linear(features, features, act="silu")
         self.actor = ActionHead(self._table, features)
         self.critic = nn.Linear(features, bins, init=nn.zeros)
-        self._bins = Tensor(np.linspace(-limit, limit, bins, dtype=np.float32), copy=True)
+        self._bins = ops.two_hot_bins(count=bins, high=limit)
         self._plans: dict[tuple[int, bool], _Acting] = {}
 
     @classmethod
@@ -132,8 +132,8 @@ class Policy(nn.Module):
         return self.actor(h), self.critic(h)
 
     def value(self, logits: Tensor) -> Tensor:
-        """Expected return (B,) of value logits (B,bins) (two-hot symlog; Hafner et al. 2023)."""
-        return ops.two_hot_decode(ops.softmax(logits), self._bins)
+        """Expected return (B,) of value logits (B,bins) (two-hot; Hafner et al. 2023)."""
+        return ops.two_hot_mean(logits, self._bins)
 
     def acting(self, n: int, greedy: bool = False) -> _Acting:
         """The plan that acts for n environments; it reads the weights as they are at each call."""

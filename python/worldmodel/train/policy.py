@@ -227,7 +227,7 @@ class PolicyLearner:
             bounded = ops.clamp(ratio, 1 - s.clip_ratio, 1 + s.clip_ratio)
             gain = ops.minimum(ops.mul(ratio, advantage), ops.mul(bounded, advantage))
             entropy = ops.mean(ops.mul(policy.actor.entropy(d), weight))
-            critic = ops.two_hot_cross_entropy(value, Tensor(batch["returns"].astype(np.float32)), policy._bins, weight)
+            critic = ops.two_hot_loss(value, Tensor(batch["returns"].astype(np.float32)), policy._bins, weight)
             loss = ops.sub(critic * s.value - ops.mean(ops.mul(gain, weight)), entropy * s.entropy)
         tape.backward(loss)
         return {"entropy": entropy.item(), "critic": critic.item(), "moved": float(np.abs(ratio.numpy() - 1).mean())}
