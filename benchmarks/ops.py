@@ -18,7 +18,7 @@ from pathlib import Path
 
 import measure
 
-FAMILIES = ["linear"]
+FAMILIES = ["linear", "attention"]
 
 
 def one_count(args: argparse.Namespace, threads: int) -> None:
