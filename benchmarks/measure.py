@@ -1,8 +1,8 @@
 """Measuring side by side: interleaved rounds, medians, this machine's limits, one table and one JSON file.
 
 A family of works is a file of benchmarks/works/ with `works(threads, quick) -> Iterator[Work]`; ops.py lists
-the families.  Ours and its peers run in turn in one process, each round, so that a disturbance hits all of them;
-what is printed is the median.  Ratios above 1 mean that ours is faster.
+the families.  Ours and its peers run in turn in one process, each round, so that a disturbance hits all of
+them; what is printed is the median.  Ratios above 1 mean that ours is faster.
 """
 
 import ctypes
@@ -72,7 +72,8 @@ class Table:
         top = self.limits.get(work.limit or "")
         share = value["ours"] / top if top and work.unit in ("GFLOP/s", "GB/s") else None
         self.rows.append({"work": work.name, "unit": work.unit, "threads": self.threads,
-                          "ours": value.pop("ours"), "peers": value, "limit": top, "share": share, "ratio": ratio, "goal": work.goal,
+                          "ours": value.pop("ours"), "peers": value, "limit": top, "share": share,
+                          "ratio": ratio, "goal": work.goal,
                           "most": work.most, "group": work.group, "group_goal": work.group_goal})
         print_row(self.rows[-1])
 
@@ -84,8 +85,8 @@ def shown(work: Work, seconds: float) -> float:
 
 
 def interleave(functions: dict[str, Callable], seconds: float, rounds: int, pause: float) -> dict[str, float]:
-    """Median seconds a call of each function.  They take turns; in the pause the threads of the last one, which
-    spin for a while, fall asleep."""
+    """Median seconds a call of each function.  They take turns; in the pause the threads of the last one,
+    which spin for a while, fall asleep."""
     counts = {}
     for name, f in functions.items():
         f()

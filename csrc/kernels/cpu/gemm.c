@@ -13,7 +13,7 @@
    (1) Every number of C is a chain of multiply-adds over each block of k in order, added to bias, 0 or C block by block
        (which keeps long sums accurate).  The blocks depend on K alone: M, N, the tile and the threads change no bit.
        Row i alone == row i of a batch.
-   (2) Nothing here allocates.  What is packed on the way lives on the stack: up to 72 KB, 288 KB more where A is
+   (2) Nothing here allocates.  What is packed on the way lives on the stack: up to 50 KB, 150 KB more where A is
        given by columns.
 
    For other kernels of this folder (attention, conv):
@@ -30,7 +30,7 @@
    There is no alpha: scale what you pack or load anyway. */
 
 enum { PANEL = TILE_N * WM_LANES };
-enum { GEMM_KC = 384 };                 /* K block: with a panel of 32 floats 48 KB, about the first cache */
+enum { GEMM_KC = 192 };                 /* K block: long enough for the tile, short enough for exact long sums */
 enum { GEMM_A_BYTES = 512 << 10 };      /* a row block of A: half of a 1 MB second cache */
 enum { GEMM_MC = 192 };                 /* rows at most in a block that is packed here, or finished by a callback */
 enum { GEMM_MC_DIRECT = 1024 };         /* rows at most in a block of a product that stores directly */
@@ -138,15 +138,18 @@ static inline __attribute__((always_inline)) row_of_b load_b(const void *b, int6
 }
 
 /* c (rows, PANEL) = start + A B over K.  start is read in rows of start_step: c itself, a row of bias, or zeros.
-   A line of what comes next is fetched into the second cache each k: it hides the way from the third. */
+   A line of what comes next is fetched into the second cache each k, and c at once if it is read. */
 static inline __attribute__((always_inline)) void tile(const int rows, const bool columns, const bool bf16, float *c,
         int64_t ldc, const float *start, int64_t start_step, const float *a, int64_t lda, const void *b, int64_t K,
-        const char *ahead) {
+        const char *ahead, int64_t ahead_step) {
     vec acc[TILE_M][TILE_N];
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < TILE_N; j++) acc[i][j] = vec_set(0.0f);
-    for (int64_t k = 0; k < K; k++) {
-        __builtin_prefetch(ahead + k * 64, 0, 2);
+    if (start == c)
+        UNROLL for (int i = 0; i < rows; i++)
+            UNROLL for (int j = 0; j < PANEL; j += 16) __builtin_prefetch(c + i * ldc + j, 1, 3);
+    for (int64_t k = 0; k < K; k++, ahead += ahead_step) {
+        __builtin_prefetch(ahead, 0, 2);
         row_of_b r = load_b(b, k, bf16);
         UNROLL for (int i = 0; i < rows; i++) {
             vec s = vec_set(columns ? a[k * lda + i] : a[i * lda + k]);
@@ -159,11 +162,11 @@ static inline __attribute__((always_inline)) void tile(const int rows, const boo
 }
 
 typedef void tile_fn(float *c, int64_t ldc, const float *start, int64_t start_step, const float *a, int64_t lda,
-                     const void *b, int64_t K, const char *ahead);
+                     const void *b, int64_t K, const char *ahead, int64_t ahead_step);
 #define TILE(name, rows, columns, bf16)                                                                          \
     static void name##_##rows(float *c, int64_t ldc, const float *start, int64_t start_step, const float *a,        \
-                            int64_t lda, const void *b, int64_t K, const char *ahead) {                          \
-        tile(rows, columns, bf16, c, ldc, start, start_step, a, lda, b, K, ahead);                              \
+                            int64_t lda, const void *b, int64_t K, const char *ahead, int64_t ahead_step) {     \
+        tile(rows, columns, bf16, c, ldc, start, start_step, a, lda, b, K, ahead, ahead_step);                  \
     }
 #define TILES(rows) TILE(tile_rows, rows, false, false) TILE(tile_columns, rows, true, false) TILE(tile_bf16, rows, false, true)
 #define ENTRY(rows) {tile_rows_##rows, tile_columns_##rows, tile_bf16_##rows},
@@ -189,16 +192,33 @@ static const float zeros[PANEL];
 static inline int64_t tile_start(int64_t i, int64_t t, int64_t M) { return M * i / t; }
 static inline int64_t tile_count(int64_t M) { return (M + TILE_M - 1) / TILE_M; }
 
-/* One panel, one block of K, the rows m0 ... m1: into to (rows of ldt), started from start. */
+/* What to fetch while tiles run: tile i of them takes line i of each row, one a k. */
+typedef struct { const void *at; int64_t tile_step, k_step, lines; } fetch;
+typedef struct { fetch b, a; } fetches;
+
+static fetch next_of_b(const gemm *g, const void *part, int64_t n, int64_t k0, int64_t K) {
+    enum { LINES = (PANEL * 4 + 63) / 64 };
+    if (g->b_form == GEMM_PACKED) return (fetch){(const float *)part + K * PANEL, K * 64, 64, LINES};
+    if (g->b_form == GEMM_PACKED_BF16) return (fetch){(const wm_bf16 *)part + K * PANEL, K * 64, 64, (LINES + 1) / 2};
+    if (g->b_form == GEMM_NK) return (fetch){0};
+    bool deeper = k0 + K < g->K && !g->columns;             /* the next block of this panel, or the next panel */
+    return (fetch){(const float *)g->b + (deeper ? (k0 + K) * g->ldb + n : k0 * g->ldb + n + PANEL), 64, g->ldb * 4, LINES};
+}
+
+/* One panel, one block of K, some rows: into to (rows of ldt), started from start. */
 static void run_tiles(const gemm *g, float *to, int64_t ldt, const float *start, int64_t start_step, const float *a,
-                      const void *b, int64_t k0, int64_t K, int64_t rows) {
-    int64_t part = K * PANEL * (g->b_form == GEMM_PACKED_BF16 ? 2 : 4);
+                      const void *b, int64_t k0, int64_t K, int64_t rows, const fetches *next) {
     int kind = g->columns ? 1 : g->b_form == GEMM_PACKED_BF16 ? 2 : 0;
     for (int64_t i = 0, t = tile_count(rows); i < t; i++) {
         int64_t m = tile_start(i, t, rows), height = tile_start(i + 1, t, rows) - m;
         const float *from = g->columns ? a + m * K : a + m * g->lda + k0;
-        tiles[height][kind](to + m * ldt, ldt, start + m * start_step, start_step, from, g->columns ? height : g->lda, b, K,
-                            (const char *)b + (i * K * 64 < part ? part + i * K * 64 : 0));
+        const char *ahead = b;
+        int64_t ahead_step = 0;
+        if (i < next->b.lines) ahead = (const char *)next->b.at + i * next->b.tile_step, ahead_step = next->b.k_step;
+        else if (i - next->b.lines < next->a.lines)
+            ahead = (const char *)next->a.at + (i - next->b.lines) * next->a.tile_step, ahead_step = next->a.k_step;
+        tiles[height][kind](to + m * ldt, ldt, start + m * start_step, start_step, from, g->columns ? height : g->lda, b,
+                            K, ahead, ahead_step);
     }
 }
 
@@ -260,7 +280,8 @@ static void panel_direct(const gemm *g, int64_t m0, int64_t rows, int64_t n) {
     for (int64_t k0 = 0; k0 < g->K || k0 == 0; k0 += step) {
         int64_t depth = g->K - k0 < step ? g->K - k0 : step;
         const void *b = panel_part(g, room, n, PANEL, k0, depth);
-        run_tiles(g, to, g->ldc, at.from, at.step, g->a + m0 * g->lda, b, k0, depth, rows);
+        fetches next = {.b = next_of_b(g, b, n, k0, depth)};
+        run_tiles(g, to, g->ldc, at.from, at.step, g->a + m0 * g->lda, b, k0, depth, rows, &next);
         at = (beginning){to, g->ldc};
     }
 }
@@ -278,7 +299,8 @@ static void panel_aside(const gemm *g, int64_t m0, int64_t rows, int64_t n) {
         for (int64_t p = 0; p < panels; p++) {
             float *to = sums + p * PANEL;
             const void *b = panel_part(g, room, n + p * PANEL, g->pair ? PANEL : width, k0, depth);
-            run_tiles(g, to, lds, k0 ? to : at.from, k0 ? lds : at.step, g->a + m0 * g->lda, b, k0, depth, rows);
+            fetches next = {.b = next_of_b(g, b, n + p * PANEL, k0, depth)};
+            run_tiles(g, to, lds, k0 ? to : at.from, k0 ? lds : at.step, g->a + m0 * g->lda, b, k0, depth, rows, &next);
         }
     }
     if (g->finish) g->finish(g, sums, lds, m0, n, (int)rows, (int)width);
@@ -301,7 +323,10 @@ static void columns_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t p0,
             float *to = g->c + m0 * g->ldc + n;
             bool fresh = !g->add && k0 == 0;
             if (width == PANEL) {
-                run_tiles(g, to, g->ldc, fresh ? zeros : to, fresh ? 0 : g->ldc, packed, b, 0, depth, rows);
+                fetches next = {.b = next_of_b(g, b, n, k0, depth)};
+                if (n == p0 * PANEL && k0 + depth < g->K)
+                    next.a = (fetch){g->a + (k0 + depth) * g->lda + m0, 64, g->lda * 4, (rows + 15) / 16 + 1};
+                run_tiles(g, to, g->ldc, fresh ? zeros : to, fresh ? 0 : g->ldc, packed, b, 0, depth, rows, &next);
                 continue;
             }
             for (int64_t i = 0, t = tile_count(rows); i < t; i++) {
@@ -309,7 +334,7 @@ static void columns_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t p0,
                 for (int64_t r = 0; r < height; r++)
                     for (int64_t j = 0; j < PANEL; j++)
                         sums[r * PANEL + j] = j < width && !fresh ? to[(m + r) * g->ldc + j] : 0;
-                tiles[height][1](sums, PANEL, sums, PANEL, packed + m * depth, height, b, depth, b);
+                tiles[height][1](sums, PANEL, sums, PANEL, packed + m * depth, height, b, depth, b, 0);
                 for (int64_t r = 0; r < height; r++)
                     for (int64_t j = 0; j < width; j++) to[(m + r) * g->ldc + j] = sums[r * PANEL + j];
             }
