@@ -1,7 +1,8 @@
 """rare: windows that end in a rare event (a kill, a goal, an end), drawn as often as common ones.
 
 A step's kind is its reward, in bins of symlog, and whether it terminates; every kind but the commonest is rare, and a draw
-takes a kind first, then a step of it, so that 30 kills in 4,000 steps are seen in every update.
+takes a kind first, then a step of it, so that 30 kills in 4,000 steps are seen in every update.  `weight` undoes the bias:
+without it a policy learns to hunt events that the model expects a hundred times too often.
 """
 
 from __future__ import annotations
@@ -17,14 +18,32 @@ class RareSteps:
 
     def __init__(self, replay: Replay, length: int, width: float = 0.5):
         kinds: dict[tuple[int, bool], list[tuple[int, int]]] = {}
-        self.replay, self.length = replay, length
+        self.replay, self.length, self.width = replay, length, width
         for i in range(len(replay)):
             episode = replay.episode(i)
-            bins = np.round(symlog(np.asarray(episode.rewards)) / width).astype(int)
-            for t in range(length - 2, len(bins)):
-                kinds.setdefault((int(bins[t]), bool(episode.terminated[t])), []).append((i, t - length + 2))
+            names = self._kinds(np.asarray(episode.rewards), np.asarray(episode.terminated))
+            for t in range(length - 2, len(names)):
+                kinds.setdefault(names[t], []).append((i, t - length + 2))
         common = max(kinds, key=lambda k: len(kinds[k]), default=None)
-        self.kinds = [np.array(v, np.int64) for k, v in sorted(kinds.items()) if k != common]
+        rare = {k: np.array(v, np.int64) for k, v in sorted(kinds.items()) if k != common}
+        self.kinds = list(rare.values())
+        share = np.array([min(len(k), 16) for k in self.kinds], float)
+        self.share = share / max(share.sum(), 1)
+        total = sum(len(v) for v in kinds.values())
+        self.natural = {k: len(v) / total for k, v in kinds.items()}
+        self.drawn = dict(zip(rare, self.share, strict=True))
+
+    def _kinds(self, rewards: np.ndarray, terminated: np.ndarray) -> list[tuple[int, bool]]:
+        return [(int(b), bool(e)) for b, e in zip(np.round(symlog(rewards) / self.width), terminated, strict=True)]
+
+    def weight(self, rewards: np.ndarray, terminated: np.ndarray, half: float) -> np.ndarray:
+        """What a sample counts, (n,) float32, in batches of which a share `half` was drawn here and the rest evenly: its
+        kind's natural frequency over its frequency in the batch."""
+        out = []
+        for kind in self._kinds(rewards, terminated):
+            natural = self.natural.get(kind, 1.0)
+            out.append(natural / ((1 - half) * natural + half * self.drawn.get(kind, 0.0)))
+        return np.array(out, np.float32)
 
     def __len__(self) -> int:
         """How many rare steps there are."""
@@ -33,8 +52,7 @@ class RareSteps:
     def draw(self, rng: np.random.Generator, count: int, before: tuple[int, int] = (0, 0)) -> Batch:
         """Windows of `length` frames that end in a rare step, or a random number of steps (before) earlier; kinds of 16
         steps and more equally often."""
-        share = np.array([min(len(k), 16) for k in self.kinds], float)
-        picks = rng.choice(len(self.kinds), size=count, p=share / share.sum())
+        picks = rng.choice(len(self.kinds), size=count, p=self.share)
         rows = np.stack([self.kinds[k][rng.integers(len(self.kinds[k]))] for k in picks])
         earlier = rng.integers(before[0], before[1] + 1, count)
         return self.replay.gather(rows[:, 0], np.maximum(rows[:, 1] - earlier, 0), self.length)

@@ -52,7 +52,7 @@ class TrainWorld:
     """Decay of the moving average of the weights, which is what the world keeps."""
     outcome_batch: int = 32
     """Windows an update for the losses of reward and termination alone (backbones with a network for them), half of
-    them ending in a rare event."""
+    them ending in a rare event and weighed down accordingly."""
     held_out: float = 0.1
     """Share of the episodes kept for roll-outs; 0 uses the training episodes."""
     evaluate_every: int = 500
@@ -168,7 +168,11 @@ class WorldLearner:
         rng, n, length = np.random.default_rng([self.s.seed, self.step]), self.s.outcome_batch, self.world.dynamics.window
         rare = n // 2 if len(self.rare) else 0
         parts = [self.train.sample(rng, n - rare, length)] + ([self.rare.draw(rng, rare)] if rare else [])
-        return Window.join([self.world.window(self.train, b) for b in parts])
+        window = Window.join([self.world.window(self.train, b) for b in parts])
+        if rare:
+            weight = window.step_weight.numpy()
+            weight[:, -1] *= self.rare.weight(window.rewards.numpy()[:, -1], window.terminated.numpy()[:, -1] > 0, rare / n)
+        return window
 
     def evaluate(self) -> list[float]:
         """PSNR of the averaged weights 1, 2, ... steps ahead on held-out windows; keeps the best."""
