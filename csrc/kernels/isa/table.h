@@ -22,6 +22,7 @@
 #include "../cpu/loss.c"
 #include "../cpu/categorical.c"
 #include "../cpu/gaussian.c"
+#include "../cpu/scan.c"
 #include "../cpu/diffuse.c"
 #include "../cpu/image.c"
 #include "../cpu/optimise.c"
