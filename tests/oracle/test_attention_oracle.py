@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch", reason="the oracle tests compare with PyTor
 def in_torch(arrays, seed, heads, dtype, causal):
     inputs = [torch.tensor(a, dtype=dtype, requires_grad=True) for a in arrays]
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in inputs)
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(-3, -2).flatten(-2)
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    out = out.transpose(-3, -2).flatten(-2)
     out.backward(torch.tensor(seed, dtype=dtype))
     return [out.detach().double().numpy(), *(x.grad.double().numpy() for x in inputs)]
 
