@@ -28,6 +28,8 @@ def make(seed=0, awake=True, **options):
         features=16,
         bins=11,
         token_features=3,
+        outcome="start",
+        forget=0.0,
     )
     model = DiT(SHAPE, FEATURES, size="T", **{**chosen, **options})
     rng = np.random.default_rng(seed)

@@ -14,7 +14,9 @@ import tiny_dit
 
 TRAINED = Path(__file__).parent / "dit.npz"
 STEPS, LR, DECAY, BETAS, EPS = 10, 3e-3, 0.05, (0.9, 0.99), 1e-8
-SMALL = dict(width=16, layers=2, time_every=2, head_width=8, patch=4, stem=3, window=4, context=2, slots=4, features=6, bins=5)
+SMALL = dict(
+    width=16, layers=2, time_every=2, head_width=8, patch=4, stem=3, window=4, context=2, slots=4, features=6, bins=5
+)
 
 
 def main() -> None:

@@ -106,8 +106,9 @@ def test_a_ring_equals_a_shift(kernels, sinks):
         shift.state["position"].numpy()[:] = slots - 1
 
 
-def test_a_batch_equals_single_environments(kernels):
-    model = tiny_dit.make()
+@pytest.mark.parametrize("outcome", ["start", "apart"])
+def test_a_batch_equals_single_environments(kernels, outcome):
+    model = tiny_dit.make(outcome=outcome)
     batch, rng = start(model, 3)
     singles = [model.sampler(1) for _ in range(3)]
     again = np.random.default_rng(0)
@@ -125,8 +126,9 @@ def test_a_batch_equals_single_environments(kernels):
             assert all(np.array_equal(getattr(one, p)[0], getattr(whole, p)[i]) for p in PARTS)
 
 
-def test_ragged_environments_equal_separate_runs(kernels):
-    model = tiny_dit.make()
+@pytest.mark.parametrize("outcome", ["frame", "apart"])
+def test_ragged_environments_equal_separate_runs(kernels, outcome):
+    model = tiny_dit.make(outcome=outcome)
     batch, rng = start(model, 3, steps=2)
     for _ in range(5):
         batch.step(tiny_dit.actions_of(rng, 3))
@@ -152,8 +154,9 @@ def test_a_reset_leaves_the_others_alone():
         assert all(np.array_equal(getattr(x, p)[1:], getattr(y, p)[1:]) for p in PARTS)
 
 
-def test_a_snapshot_continues_bit_for_bit(kernels):
-    model = tiny_dit.make()
+@pytest.mark.parametrize("outcome", ["start", "apart"])
+def test_a_snapshot_continues_bit_for_bit(kernels, outcome):
+    model = tiny_dit.make(outcome=outcome)
     sampler, rng = start(model, 2)
     for _ in range(3):
         sampler.step(tiny_dit.actions_of(rng, 2))

@@ -33,7 +33,9 @@ def test_a_patch_gives_about_64_tokens(shape, patch):
 @pytest.mark.parametrize("shape", [(64, 64, 3), (48, 64, 1), (17, 23, 3), (5, 3, 2), (84, 84, 4)])
 @pytest.mark.parametrize("stem", [0, 4])
 def test_any_frame_size(shape, stem):
-    model = DiT(shape, 3, size="T", width=32, head_width=16, layers=2, stem=stem, context=2, window=3)
+    model = DiT(
+        shape, 3, "T", width=32, head_width=16, layers=2, stem=stem, context=2, window=3, outcome="start"
+    )
     losses = model.losses(tiny_dit.window_of(np.random.default_rng(0), 2, 3, shape), tiny_dit.stream_of(0, 2))
     assert np.isfinite(float(losses["frame"]))
     sampler = model.sampler(2, steps=2)
@@ -47,8 +49,8 @@ def test_any_frame_size(shape, stem):
         (dict(size="XXL"), "size must be one of"),
         (dict(wdith=3), "unknown options"),
         (dict(width=30), "head_width must divide"),
-        (dict(context=9, slots=4), "must hold the context"),
-        (dict(heads_read="tea"), "heads_read"),
+        (dict(slots=3), "must hold the context"),
+        (dict(outcome="tea"), "outcome"),
         (dict(layers=0), "layers"),
         (dict(action_dropout=1.0), "action_dropout"),
         (dict(objective=dict(finest=3)), "finest"),
@@ -78,6 +80,25 @@ def test_every_parameter_learns(kernels):
     tape.backward(total)
     for name, t in model.named_parameters():
         assert np.isfinite(t.grad).all() and np.abs(t.grad).max() > 0, name
+
+
+def test_the_outcome_network_learns_apart():
+    model = tiny_dit.make(outcome="apart", forget=0.3)
+    window = tiny_dit.window_of(np.random.default_rng(0), 8)
+    with Tape() as tape:
+        losses = model.losses(window, tiny_dit.stream_of(0, 8)) | model.outcome_losses(window)
+        assert set(losses) == {"frame", "reward", "termination"}
+        total = losses["frame"] + losses["reward"] + losses["termination"]
+    tape.backward(total)
+    parts = model.parts()
+    assert sum(len(p) for p in parts.values()) == len(model.parameters()) and set(parts) == {"frames", "outcome"}
+    for name, t in model.named_parameters():
+        assert np.abs(t.grad).max() > 0, name
+    with Tape() as tape:
+        loss = model.outcome_losses(window)["reward"]
+    model.zero_grad()
+    tape.backward(loss)
+    assert not any(np.abs(t.grad).any() for t in parts["frames"])
 
 
 def test_losses_depend_on_the_stream_only_by_its_numbers():
@@ -158,9 +179,9 @@ def test_wrong_steps_are_errors(steps):
         tiny_dit.make().sampler(1, steps=steps)
 
 
-@pytest.mark.parametrize("heads_read", ["start", "frame"])
-def test_steps_of_all_counts_and_heads(heads_read):
-    model = tiny_dit.make(heads_read=heads_read)
+@pytest.mark.parametrize("outcome", ["start", "frame", "apart"])
+def test_steps_of_all_counts_and_heads(outcome):
+    model = tiny_dit.make(outcome=outcome)
     for steps in (1, 2, 4, 8):
         sampler = model.sampler(2, steps=steps)
         sampler.reset(tiny_dit.frames_of(np.random.default_rng(0), 2, 2))

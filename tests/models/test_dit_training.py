@@ -10,7 +10,9 @@ from worldmodel.models.dynamics import Window
 from worldmodel.tensor import Tensor
 
 DUMP = Path(__file__).parent.parent / "dumps" / "dit.npz"
-SMALL = dict(width=16, layers=2, time_every=2, head_width=8, patch=4, stem=3, window=4, context=2, slots=4, features=6, bins=5)
+SMALL = dict(
+    width=16, layers=2, time_every=2, head_width=8, patch=4, stem=3, window=4, context=2, slots=4, features=6, bins=5
+)
 
 
 def test_ten_steps_match_pytorch(kernels):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from ..diffusion import Objective
 from ..tensor import Tensor, no_grad
 from .dynamics import Dynamics, Window
 from .heads import Heads
+from .outcome import Outcome
 
 ops: Any = _ops
 
@@ -55,13 +56,16 @@ class DiTConfig:
     sinks: int = 0
     """Of those, how many of the first frames stay for good."""
     token_features: int = 8
-    features: int = 256
+    features: int = 128
     """Numbers of a frame that heads and policies read, from so many of each token."""
     bins: int = 41
     reward_limit: float = 6.0
     action_dropout: float = 0.1
-    heads_read: str = "start"
-    """start: context and action, before the frame is known; frame: the committed frame too."""
+    outcome: str = "apart"
+    """Where reward, termination and features come from.  apart: a small network of its own (models/outcome.py);
+    start: this network before the frame is known, at tau = 0; frame: the committed frame too."""
+    forget: float = 0.1
+    """Share of training windows that begin late (Window.forgetful)."""
     reward_weight: float = 0.05
     termination_weight: float = 0.05
     objective: dict[str, Any] = field(default_factory=dict)
@@ -96,6 +100,11 @@ def config_of(size: str, options: dict[str, Any]) -> DiTConfig:
     ):
         if getattr(config, name) < 1:
             raise ValueError(f"DiT: {name} must be at least 1, got {getattr(config, name)}")
+    for name, least in (("context", 2), ("window", 3)):
+        if getattr(config, name) < least:
+            raise ValueError(f"DiT: {name} must be at least {least}, got {getattr(config, name)}")
+    if config.window <= config.context:
+        raise ValueError(f"DiT: window must be longer than context ({config.context}), got {config.window}")
     if config.width % config.head_width or config.head_width % 4:
         raise ValueError(
             f"DiT: head_width must divide width {config.width} and 4 divide it, got {config.head_width}"
@@ -105,10 +114,11 @@ def config_of(size: str, options: dict[str, Any]) -> DiTConfig:
         raise ValueError(
             f"DiT: slots {config.slots} less sinks {config.sinks} must hold the context, {config.context}"
         )
-    if config.heads_read not in ("start", "frame"):
-        raise ValueError(f"DiT: heads_read must be 'start' or 'frame', got {config.heads_read!r}")
-    if not 0 <= config.action_dropout < 1:
-        raise ValueError(f"DiT: action_dropout must be in [0, 1), got {config.action_dropout}")
+    if config.outcome not in ("apart", "start", "frame"):
+        raise ValueError(f"DiT: outcome must be 'apart', 'start' or 'frame', got {config.outcome!r}")
+    for name in ("action_dropout", "forget"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"DiT: {name} must be in [0, 1), got {getattr(config, name)}")
     return config
 
 
@@ -327,9 +337,13 @@ class DiT(Dynamics):
         self.blocks = [Block(config, timed.index(i) if i in timed else None) for i in range(config.layers)]
         self.modulation = nn.Linear(config.width, 2 * config.width, init=nn.zeros)
         self.feature_size = config.features
-        self.read = nn.Linear(config.width, config.token_features)
-        self.features = nn.Linear(self.tokens * config.token_features, config.features, act="silu")
-        self.heads = Heads(config.features, config.bins, config.reward_limit)
+        if config.outcome == "apart":
+            known = action_features + 1
+            self.outcome = Outcome((H, W, C), known, config.context, config.features, config.bins, config.reward_limit)
+        else:
+            self.read = nn.Linear(config.width, config.token_features)
+            self.features = nn.Linear(self.tokens * config.token_features, config.features, act="silu")
+            self.heads = Heads(config.features, config.bins, config.reward_limit)
         self._tables()
 
     def _tables(self) -> None:
@@ -435,25 +449,56 @@ class DiT(Dynamics):
     # ---- learning ----
 
     def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
-        """frame: of the clean frames, shortcut rows included; reward; termination.  See Dynamics.losses."""
+        """frame: squared error of the clean frames (of where two smaller steps lead, in bootstrapped rows); reward and
+        termination if this network says them.  See Dynamics.losses."""
         B, T = window.shape
         if T > len(self._time[0]):
-            raise ValueError(
-                f"DiT: windows of at most {len(self._time[0])} frames, got {T}; make it with window={T}"
-            )
+            raise ValueError(f"DiT: windows of at most {len(self._time[0])} frames, got {T}; make it with window={T}")
+        if self._config.forget:
+            window = self._forgetful(window, stream)
+        apart = self._config.outcome == "apart"
         levels = diffusion.draw_levels(self._objective, stream, T)
-        noisy, clean = ops.noise_frames(window.frames, stream, Tensor(levels.tau), salt=diffusion.SALT_NOISE)[
-            :2
-        ]
+        noisy, clean = ops.noise_frames(window.frames, stream, Tensor(levels.tau), salt=diffusion.SALT_NOISE)[:2]
         z = self.condition.vector(window.actions, self._told_actions(window, stream))
         target = self._targets(noisy, clean, levels, z)
-        frames, features = self.say(noisy, levels.tau, levels.size, z)
-        seen = window.frame_weight.numpy()
-        weight = (
-            diffusion.loss_weight(self._objective.weight, levels.tau) * seen / max(float(seen.sum()), 1.0)
-        )
-        error = ops.square(frames - target).mean((2, 3, 4))
-        return {"frame": (error * Tensor(weight)).sum(), **self._head_losses(window, levels, features)}
+        frames, features = self.say(noisy, levels.tau, levels.size, z, features=not apart)
+        weight = diffusion.loss_weight(self._objective.weight, levels.tau) * window.frame_weight.numpy()
+        scale = float(weight.sum()) / max(float(window.frame_weight.numpy().sum()), 1.0)
+        loss = {"frame": ops.mse(frames, target, Tensor(weight)) * scale}
+        return loss if apart else loss | self._head_losses(window, levels, features)
+
+    def _forgetful(self, window: Window, stream: Tensor) -> Window:
+        """Some windows begin late; the steps into frames that were made up do not count."""
+        rng = np.random.default_rng(stream.numpy().view(np.uint32).ravel().tolist())
+        late = window.forgetful(rng, self._config.forget)
+        same = (late.frames.numpy() == window.frames.numpy()).all((2, 3, 4))
+        return replace(late, step_weight=Tensor((window.step_weight.numpy() * same).astype(np.float32)))
+
+    def outcome_losses(self, window: Window) -> dict[str, Tensor]:
+        """reward and termination of each window's last step, if a network of its own says them: see Heads."""
+        if self._config.outcome != "apart":
+            return {}
+        n, T = self._config.context, window.shape[1]
+        pictures = ops.slice(window.frames, 1, T - 3, T - 1)
+        acted = ops.concat(window.actions, window.known.reshape((*window.shape, 1)), axis=-1)
+        features = self.say_outcome(pictures, ops.slice(acted, 1, T - n, T))
+        last = (Tensor(np.ascontiguousarray(t.numpy()[:, -1])) for t in (window.rewards, window.terminated, window.step_weight))
+        return self.outcome.heads.losses(features, *last)
+
+    def say_outcome(self, pictures: Tensor, acted: Tensor) -> Tensor:
+        """Features (B,F) of a step from the two frames before it (B,2,H,W,C) uint8 and the actions up to it with their
+        known flags (B,context,F+1)."""
+        B, _, H, W, C = pictures.shape
+        side = ops.reshape(ops.permute(pictures, (0, 2, 3, 1, 4)), (B, H, W, 2 * C))
+        return self.outcome(ops.scale_shift(ops.cast(side, "float32"), 1 / 127.5, -1.0), acted)
+
+    def parts(self) -> dict[str, list[Tensor]]:
+        """See Dynamics.parts."""
+        if self._config.outcome != "apart":
+            return super().parts()
+        outcome = self.outcome.parameters()
+        apart = {id(t) for t in outcome}
+        return {"frames": [t for t in self.parameters() if id(t) not in apart], "outcome": outcome}
 
     def _told_actions(self, window: Window, stream: Tensor) -> Tensor:
         """known, with some dropped so that the null vector is learned."""

@@ -18,6 +18,7 @@ from .. import ops as _ops
 from ..sampling import Sampler, Step
 from ..tensor import Plan, Tape, Tensor
 from .dit import CachedTime, WindowTime
+from .heads import Heads
 
 if TYPE_CHECKING:
     from .dit import DiT
@@ -63,6 +64,12 @@ class DiTSampler(Sampler):
             "last": Tensor(np.zeros((n, 1, H, W, C), np.float32), copy=True),
             "features": Tensor(np.zeros((n, model.feature_size), np.float32), copy=True),
         }
+        if config.outcome == "apart":
+            acted = np.zeros((n, config.context, model.action_features + 1), np.float32)
+            self.state |= {
+                "pictures": Tensor(np.zeros((n, 2, H, W, C), np.uint8), copy=True),
+                "acted": Tensor(acted, copy=True),
+            }
         for i in range(model.time_layers):
             for name in ("keys", "values"):
                 self.state[f"{name}.{i}"] = Tensor(np.zeros((n, config.slots, N, d), np.float32), copy=True)
@@ -98,7 +105,7 @@ class DiTSampler(Sampler):
             )
             read = None
             for k in range(self.steps):
-                wanted = model.config.heads_read == "start" and k == 0
+                wanted = model.config.outcome == "start" and k == 0
                 said, features = model.predict(y, before, level_of(plain, k), time, features=wanted)
                 read = features if wanted else read
                 said = self._guided(said, y, before, plain, unacted, k, time)
@@ -107,11 +114,8 @@ class DiTSampler(Sampler):
             last, _ = ops.noise_frames(
                 frames, state["stream"], full((n, 1), self.context_level), salt=SALT_COMMIT
             )
-            features = model.predict(last, before, level_of(commit, 0), time, frames=False)[1].reshape(
-                n, model.feature_size
-            )
-            read = features if read is None else read.reshape(n, model.feature_size)
-            rewards, termination = model.heads.decode(read)
+            features, read, heads = self._outcome(read, last, before, commit, time)
+            rewards, termination = heads.decode(read)
             ends = ops.bernoulli(termination, state["stream"], salt=SALT_END)
         return tape.plan(frames, rewards, termination, ends, features, last)
 
@@ -125,6 +129,19 @@ class DiTSampler(Sampler):
         c = model.condition(told.reshape(K + 1, 1, told.shape[-1]), z.reshape(1, *z.shape[::2]))
         m = model.modulate(c)
         return [t[:K] for t in m], [t[K:] for t in m]
+
+    def _outcome(
+        self, read: Tensor | None, last: Tensor, before: Tensor | None, commit: list[Tensor], time: CachedTime
+    ) -> tuple[Tensor, Tensor, Heads]:
+        """The commit; a step's features, what its heads read, and the heads."""
+        model, shape = self.model, (self.n, self.model.feature_size)
+        apart = model.config.outcome == "apart"
+        said = model.predict(last, before, level_of(commit, 0), time, features=not apart, frames=False)[1]
+        if apart:
+            features = model.say_outcome(self.state["pictures"], self.state["acted"])
+            return features, features, model.outcome.heads
+        features = said.reshape(shape)
+        return features, features if read is None else read.reshape(shape), model.heads
 
     def _step(self, y: Tensor, said: Tensor, k: int) -> Tensor:
         if k == self.steps - 1:
@@ -170,13 +187,25 @@ class DiTSampler(Sampler):
                 self._prefills[k] = Prefill(self, k)
             self._prefills[k].run(rows[at : at + k], frames[at : at + k], actions[at : at + k])
             at += k
+        if self.model.config.outcome == "apart":
+            self.state["pictures"].numpy()[rows] = frames[:, -2:]
+            self.state["acted"].numpy()[rows, :, :-1] = actions
+            self.state["acted"].numpy()[rows, :, -1] = actions.any(-1)
 
     def advance(self, actions: np.ndarray) -> Step:
         known = ~np.isnan(actions).any(-1)
         self._known.numpy()[:, 0] = known
         self._actions.numpy()[:, 0] = actions if known.all() else np.where(known[:, None], actions, 0)
         self.state["position"].numpy()[...] += 1
+        apart = self.model.config.outcome == "apart"
+        if apart:
+            acted = self.state["acted"].numpy()
+            acted[:, :-1] = acted[:, 1:]
+            acted[:, -1, :-1], acted[:, -1, -1] = self._actions.numpy()[:, 0], known
         frames, rewards, termination, ends, features, last = (t.numpy() for t in self._plan.run())
+        if apart:
+            pictures = self.state["pictures"].numpy()
+            pictures[:, 0], pictures[:, 1] = pictures[:, 1], frames[:, 0]
         self.state["last"].numpy()[...] = last
         self.state["features"].numpy()[...] = features
         ended = ends > 0.5 if self.sample_ends else termination > 0.5
@@ -211,20 +240,19 @@ class Prefill:
             m = model.modulate(
                 model.condition(model.told(tau, np.full_like(tau, 1 / model.objective.finest), before), z)
             )
-            features = model.predict(
-                noisy, model.carry(noisy, tau), m, model.cached_time(caches, position), frames=False
-            )[1]
-        self.plan = tape.plan(noisy, features)
+            apart, time = model.config.outcome == "apart", model.cached_time(caches, position)
+            said = model.predict(noisy, model.carry(noisy, tau), m, time, features=not apart, frames=False)[1]
+        self.plan = tape.plan(noisy) if apart else tape.plan(noisy, said)
 
     def run(self, rows: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
         state = self.sampler.state
         self.stream.numpy()[...] = state["stream"].numpy()[rows]
         self.frames.numpy()[...], self.actions.numpy()[...] = frames, actions
         self.known.numpy()[...] = actions.any(-1)
-        noisy, features = (t.numpy() for t in self.plan.run())
+        noisy, *said = (t.numpy() for t in self.plan.run())
         state["position"].numpy()[rows] = frames.shape[1] - 1
         state["last"].numpy()[rows] = noisy[:, -1:]
-        state["features"].numpy()[rows] = features[:, -1]
+        state["features"].numpy()[rows] = said[0][:, -1] if said else 0
         for name, t in self.state.items():
             state[name].numpy()[rows] = t.numpy()
 
