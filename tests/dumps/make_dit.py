@@ -1,21 +1,31 @@
-"""Makes dit.npz: ten AdamW steps of the DiT's PyTorch twin, in float64.  Run from the repository's root with torch there:
+"""Makes dit.npz: ten AdamW steps of the DiT's PyTorch twin, in float64.  Run from the repository's root with
+torch there:
 
-    PYTHONPATH=python:tests:tests/oracle python tests/dumps/make_dit.py
+PYTHONPATH=python:tests:tests/oracle python tests/dumps/make_dit.py
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
+import tiny_dit
 import torch
 from dit_training import twin_losses, twin_of
-
-import tiny_dit
 
 TRAINED = Path(__file__).parent / "dit.npz"
 STEPS, LR, DECAY, BETAS, EPS = 10, 3e-3, 0.05, (0.9, 0.99), 1e-8
 SMALL = dict(
-    width=16, layers=2, time_every=2, head_width=8, patch=4, stem=3, window=4, context=2, slots=4, features=6, bins=5
+    width=16,
+    layers=2,
+    time_every=2,
+    head_width=8,
+    patch=4,
+    stem=3,
+    window=4,
+    context=2,
+    slots=4,
+    features=6,
+    bins=5,
 )
 
 

@@ -91,7 +91,10 @@ def test_the_outcome_network_learns_apart():
         total = losses["frame"] + losses["reward"] + losses["termination"]
     tape.backward(total)
     parts = model.parts()
-    assert sum(len(p) for p in parts.values()) == len(model.parameters()) and set(parts) == {"frames", "outcome"}
+    assert sum(len(p) for p in parts.values()) == len(model.parameters()) and set(parts) == {
+        "frames",
+        "outcome",
+    }
     for name, t in model.named_parameters():
         assert np.abs(t.grad).max() > 0, name
     with Tape() as tape:

@@ -1,9 +1,9 @@
-"""Ten AdamW steps against PyTorch's (dumps/dit.npz), and what training does on a toy: shortcuts agree, frames come out."""
+"""Ten AdamW steps against PyTorch's (dumps/dit.npz), and what training does on a toy: shortcuts agree, frames
+come out."""
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tiny_dit
 from worldmodel import Tape, optim
 from worldmodel.models.dynamics import Window
@@ -11,7 +11,17 @@ from worldmodel.tensor import Tensor
 
 DUMP = Path(__file__).parent.parent / "dumps" / "dit.npz"
 SMALL = dict(
-    width=16, layers=2, time_every=2, head_width=8, patch=4, stem=3, window=4, context=2, slots=4, features=6, bins=5
+    width=16,
+    layers=2,
+    time_every=2,
+    head_width=8,
+    patch=4,
+    stem=3,
+    window=4,
+    context=2,
+    slots=4,
+    features=6,
+    bins=5,
 )
 
 

@@ -1,5 +1,5 @@
-"""One loss of our DiT and of its PyTorch twin, on the same windows, noise and levels; what the dump and the live test
-share."""
+"""One loss of our DiT and of its PyTorch twin, on the same windows, noise and levels; what the dump and the
+live test share."""
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from worldmodel.tensor import Tensor
 
 def twin_of(model, dtype):
     """A twin with copies of the model's weights that need gradients."""
-    weights = {n: torch.tensor(t.numpy(), dtype=dtype, requires_grad=t.needs_grad) for n, t in model.named_tensors()}
+    weights = {
+        n: torch.tensor(t.numpy(), dtype=dtype, requires_grad=t.needs_grad) for n, t in model.named_tensors()
+    }
     patch = model.patches.cut.weight.shape[1]
     return Twin(weights, model.config, model.frame_shape, model.patches.grid, patch)
 

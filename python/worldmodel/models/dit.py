@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,14 +25,12 @@ from .. import diffusion, nn
 from .. import ops as _ops
 from ..diffusion import Objective
 from ..tensor import Tensor, no_grad
+from .dit_layers import Block, CachedTime, Condition, Patches, Time, WindowTime, modulated
 from .dynamics import Dynamics, Window
 from .heads import Heads
 from .outcome import Outcome
 
 ops: Any = _ops
-
-ACTION = 32
-"""Numbers of the action vector z, whatever the action space."""
 
 
 @dataclass
@@ -62,7 +60,8 @@ class DiTConfig:
     reward_limit: float = 6.0
     action_dropout: float = 0.1
     outcome: str = "apart"
-    """Where reward, termination and features come from.  apart: a small network of its own (models/outcome.py);
+    """Where reward, termination and features come from.  apart: a small network of its own
+    (models/outcome.py);
     start: this network before the frame is known, at tau = 0; frame: the committed frame too."""
     forget: float = 0.1
     """Share of training windows that begin late (Window.forgetful)."""
@@ -134,186 +133,6 @@ def choose_patch(height: int, width: int, tokens: int = 64) -> int:
     return min((p for p in range(1, max(height, width) + 1)), key=cost)
 
 
-# ---- attention over time: a window at once, or a cache ------------------------------------------------
-
-
-class Time(Protocol):
-    """How frames see the frames before them."""
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """q, k normed but not turned, v: (B,F,N,heads D) -> (B,F,N,heads D)."""
-
-
-class WindowTime:
-    """All frames of a window are there: causal attention over axis 1."""
-
-    def __init__(self, cos: Tensor, sin: Tensor, frames: int):
-        self.cos, self.sin = cos[:frames], sin[:frames]
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        q = ops.qk_norm_rotary(q, self.cos, self.sin, heads=heads, norm="none", axis=1)
-        k = ops.qk_norm_rotary(k, self.cos, self.sin, heads=heads, norm="none", axis=1)
-        return ops.attention(q, k, v, heads=heads, mask="causal", axis=1)
-
-
-class CachedTime:
-    """Keys and values of n environments (n,slots,N,width) a layer; position (n,): the latest frame of each,
-    counted from 0."""
-
-    def __init__(
-        self, caches: Sequence[tuple[Tensor, Tensor]], position: Tensor, cos: Tensor, sin: Tensor, sinks: int
-    ):
-        self.caches, self.position, self.cos, self.sin, self.sinks = caches, position, cos, sin, sinks
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        keys, values = self.caches[layer]
-        keys = ops.cache_write(keys, k, self.position, sinks=self.sinks)
-        values = ops.cache_write(values, v, self.position, sinks=self.sinks)
-        return ops.attention_cached(
-            q, keys, values, self.position, self.cos, self.sin, heads=heads, sinks=self.sinks
-        )
-
-
-# ---- layers -------------------------------------------------------------------------------------------
-
-
-class TimeAttention(nn.Module):
-    def __init__(self, width: int, head_width: int):
-        self.q, self.k, self.v = (
-            nn.Linear(width, width, bias=False, init=nn.xavier_uniform) for _ in range(3)
-        )
-        self.q_scale, self.k_scale = nn.parameter(nn.ones(head_width)), nn.parameter(nn.ones(head_width))
-        self.out = nn.Linear(width, width, init=nn.xavier_uniform)
-        self._heads = width // head_width
-
-    def forward(self, x: Tensor, layer: int, time: Time) -> Tensor:
-        """What out is to be applied to."""
-        q = ops.qk_norm_rotary(self.q(x), None, None, self.q_scale, heads=self._heads, axis=1)
-        k = ops.qk_norm_rotary(self.k(x), None, None, self.k_scale, heads=self._heads, axis=1)
-        return time.attend(layer, q, k, self.v(x), self._heads)
-
-
-class SpaceAttention(nn.Module):
-    def __init__(self, width: int, head_width: int):
-        self.qkv = nn.Linear(width, 3 * width, bias=False, init=nn.xavier_uniform)
-        self.q_scale, self.k_scale = nn.parameter(nn.ones(head_width)), nn.parameter(nn.ones(head_width))
-        self.out = nn.Linear(width, width, init=nn.xavier_uniform)
-        self._heads = width // head_width
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """What out is to be applied to."""
-        qkv = self.qkv(x)
-        q, k = ops.qkv_norm_rotary(qkv, cos, sin, self.q_scale, self.k_scale, heads=self._heads)
-        return ops.attention_qkv(qkv, q, k, heads=self._heads)
-
-
-class Block(nn.Module):
-    """One layer of the head's formula; time: the number of its attention over frames, or None."""
-
-    def __init__(self, config: DiTConfig, time: int | None):
-        width = config.width
-        self._time = time
-        self.modulation = nn.Linear(width, (6 if time is None else 9) * width, init=nn.zeros)
-        self.space = SpaceAttention(width, config.head_width)
-        self.time = None if time is None else TimeAttention(width, config.head_width)
-        hidden = (width * 8 // 3 + 31) // 32 * 32
-        self.up = nn.parameter(nn.xavier_uniform(2 * hidden, width))
-        self.down = nn.Linear(hidden, width, init=nn.xavier_uniform)
-
-    def forward(self, x: Tensor, m: Tensor, cos: Tensor, sin: Tensor, time: Time) -> Tensor:
-        """x (B,T,N,width); m (B,T,parts width): shift, scale and gate of each part."""
-        a = self.space(modulated(x, m, 0), cos, sin)
-        x = gated(x, m, 0, self.space.out, a)
-        if self.time is not None and self._time is not None:
-            a = self.time(modulated(x, m, 2), self._time, time)
-            x = gated(x, m, 2, self.time.out, a)
-        a = ops.swiglu(modulated(x, m, 1), self.up)
-        return gated(x, m, 1, self.down, a)
-
-
-def modulated(x: Tensor, m: Tensor, part: int) -> Tensor:
-    """norm(x) (1 + scale) + shift; one condition a frame."""
-    return ops.adaln(x, m, m, scale_chunk=3 * part + 1, shift_chunk=3 * part)
-
-
-def gated(x: Tensor, m: Tensor, part: int, linear: nn.Linear, a: Tensor) -> Tensor:
-    """x + gate linear(a)."""
-    gate = ops.slice(m, -1, (3 * part + 2) * x.shape[-1], (3 * part + 3) * x.shape[-1])
-    return ops.linear_gated(a, linear.weight, linear.bias, gate, x)
-
-
-class Condition(nn.Module):
-    """Levels and actions -> c (...,width), ready for modulations."""
-
-    def __init__(self, width: int, action_features: int, sizes: int):
-        self.level = nn.Linear(4 * diffusion.LEVEL_FREQUENCIES, width)
-        self.size = nn.Linear(sizes, width, bias=False, init=nn.zeros)
-        self.mix = nn.Linear(width, width)
-        self.action = nn.Linear(action_features, ACTION)
-        self.unknown = nn.parameter(nn.normal(ACTION, std=0.5))
-        self.z = nn.Linear(ACTION, width, bias=False)
-
-    def vector(self, actions: Tensor, known: Tensor) -> Tensor:
-        """z (...,32) of action features (...,F); the learned null where known (...) is 0."""
-        known = known.reshape((*known.shape, 1))
-        return self.action(actions) * known + self.unknown * (1.0 - known)
-
-    def levels(self, waves: Tensor, size: Tensor) -> Tensor:
-        return self.mix(ops.silu(self.level(waves) + self.size(size)))
-
-    def forward(self, levels: Tensor, z: Tensor) -> Tensor:
-        return ops.silu(levels + self.z(z))
-
-
-class Patches(nn.Module):
-    """Frames (F,H,W,channels) to tokens (F,N,width) and back to (F,H,W,C)."""
-
-    def __init__(self, frame_shape: tuple[int, int, int], channels: int, config: DiTConfig, patch: int):
-        H, W, C = frame_shape
-        self._shape, self._patch, self._stem = frame_shape, patch, config.stem
-        self.grid = (math.ceil(H / patch), math.ceil(W / patch))
-        self._pad = (self.grid[0] * patch - H, self.grid[1] * patch - W)
-        inner = config.stem or channels
-        if config.stem:
-            self.first = nn.Conv2d(channels, config.stem, act="silu")
-            self.last = nn.Conv2d(config.stem, C, init=nn.zeros)
-            self.join = nn.Conv2d(config.stem, config.stem, act="silu")
-        self.cut = nn.Conv2d(inner, config.width, kernel=patch, stride=patch)
-        self.position = nn.parameter(nn.normal(self.grid[0] * self.grid[1], config.width))
-        self.out = nn.Linear(
-            config.width,
-            patch * patch * (config.stem or C),
-            init=nn.fan_in_uniform if config.stem else nn.zeros,
-        )
-
-    def tokens(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens, and what skips the transformer."""
-        if any(self._pad):
-            x = padded(x, self._pad)
-        skip = self.first(x) if self._stem else None
-        x = ops.conv2d(
-            x if skip is None else skip, self.cut.weight, self.cut.bias, stride=self._patch, padding=0
-        )
-        return x.reshape(x.shape[0], self.grid[0] * self.grid[1], x.shape[-1]) + self.position, skip
-
-    def frames(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """From the head's numbers of each token."""
-        F, (h, w), p, (H, W, _) = x.shape[0], self.grid, self._patch, self._shape
-        x = self.out(x)
-        c = x.shape[-1] // (p * p)
-        x = ops.permute(x.reshape(F * h, w, p, p * c), (0, 2, 1, 3)).reshape(F, h * p, w * p, c)
-        if skip is not None:
-            x = self.last(self.join(x + skip))
-        return x[:, :H, :W] if any(self._pad) else x
-
-
-def padded(x: Tensor, pad: tuple[int, int]) -> Tensor:
-    """Zeros below and right of x (F,H,W,C)."""
-    for axis, n in enumerate(pad, start=1):
-        x = ops.pad(x, axis, 0, n) if n else x
-    return x
-
-
 class DiT(Dynamics):
     """The backbone.  frame_shape (H,W,C); action_features: numbers of an action's features; size T, S, B or
     L; options: fields of DiTConfig.  Raises ValueError for an unknown size or option."""
@@ -339,7 +158,9 @@ class DiT(Dynamics):
         self.feature_size = config.features
         if config.outcome == "apart":
             known = action_features + 1
-            self.outcome = Outcome((H, W, C), known, config.context, config.features, config.bins, config.reward_limit)
+            self.outcome = Outcome(
+                (H, W, C), known, config.context, config.features, config.bins, config.reward_limit
+            )
         else:
             self.read = nn.Linear(config.width, config.token_features)
             self.features = nn.Linear(self.tokens * config.token_features, config.features, act="silu")
@@ -449,16 +270,20 @@ class DiT(Dynamics):
     # ---- learning ----
 
     def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
-        """frame: squared error of the clean frames (of where two smaller steps lead, in bootstrapped rows); reward and
-        termination if this network says them.  See Dynamics.losses."""
+        """frame: squared error of the clean frames (of where two smaller steps lead, in bootstrapped rows);
+        reward and termination if this network says them.  See Dynamics.losses."""
         B, T = window.shape
         if T > len(self._time[0]):
-            raise ValueError(f"DiT: windows of at most {len(self._time[0])} frames, got {T}; make it with window={T}")
+            raise ValueError(
+                f"DiT: windows of at most {len(self._time[0])} frames, got {T}; make it with window={T}"
+            )
         if self._config.forget:
             window = self._forgetful(window, stream)
         apart = self._config.outcome == "apart"
         levels = diffusion.draw_levels(self._objective, stream, T)
-        noisy, clean = ops.noise_frames(window.frames, stream, Tensor(levels.tau), salt=diffusion.SALT_NOISE)[:2]
+        noisy, clean = ops.noise_frames(window.frames, stream, Tensor(levels.tau), salt=diffusion.SALT_NOISE)[
+            :2
+        ]
         z = self.condition.vector(window.actions, self._told_actions(window, stream))
         target = self._targets(noisy, clean, levels, z)
         frames, features = self.say(noisy, levels.tau, levels.size, z, features=not apart)
@@ -482,12 +307,15 @@ class DiT(Dynamics):
         pictures = ops.slice(window.frames, 1, T - 3, T - 1)
         acted = ops.concat(window.actions, window.known.reshape((*window.shape, 1)), axis=-1)
         features = self.say_outcome(pictures, ops.slice(acted, 1, T - n, T))
-        last = (Tensor(np.ascontiguousarray(t.numpy()[:, -1])) for t in (window.rewards, window.terminated, window.step_weight))
+        last = (
+            Tensor(np.ascontiguousarray(t.numpy()[:, -1]))
+            for t in (window.rewards, window.terminated, window.step_weight)
+        )
         return self.outcome.heads.losses(features, *last)
 
     def say_outcome(self, pictures: Tensor, acted: Tensor) -> Tensor:
-        """Features (B,F) of a step from the two frames before it (B,2,H,W,C) uint8 and the actions up to it with their
-        known flags (B,context,F+1)."""
+        """Features (B,F) of a step from the two frames before it (B,2,H,W,C) uint8 and the actions up to it
+        with their known flags (B,context,F+1)."""
         B, _, H, W, C = pictures.shape
         side = ops.reshape(ops.permute(pictures, (0, 2, 3, 1, 4)), (B, H, W, 2 * C))
         return self.outcome(ops.scale_shift(ops.cast(side, "float32"), 1 / 127.5, -1.0), acted)
@@ -530,7 +358,7 @@ class DiT(Dynamics):
         config, (B, T) = self._config, window.shape
         read = (
             levels.tau == 0
-            if config.heads_read == "start"
+            if config.outcome == "start"
             else levels.context & (window.frame_weight.numpy() > 0)
         )
         weight = Tensor((window.step_weight.numpy() * read).astype(np.float32).reshape(B * T))

@@ -17,7 +17,7 @@ from .. import diffusion
 from .. import ops as _ops
 from ..sampling import Sampler, Step
 from ..tensor import Plan, Tape, Tensor
-from .dit import CachedTime, WindowTime
+from .dit_layers import CachedTime
 from .heads import Heads
 
 if TYPE_CHECKING:
@@ -318,6 +318,3 @@ def denoise_window(
     out = ops.frames_u8(y).numpy().copy()
     out[:, :given] = frames[:, :given]
     return out
-
-
-__all__ = ["DiTSampler", "WindowTime", "denoise_window"]

@@ -1,0 +1,203 @@
+"""dit_layers: what a DiT is made of: attention within a frame and over frames, blocks, conditions, patches.
+
+Activations are (B,T,N,width): B windows of T frames of N tokens.  Every part is written once and serves both
+a window at once and one new frame over a cache; only `Time` knows which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .. import diffusion, nn
+from .. import ops as _ops
+from ..tensor import Tensor
+
+if TYPE_CHECKING:
+    from .dit import DiTConfig
+
+ops: Any = _ops
+
+ACTION = 32
+"""Numbers of the action vector z, whatever the action space."""
+
+
+# ---- attention over time: a window at once, or a cache ------------------------------------------------
+
+
+class Time(Protocol):
+    """How frames see the frames before them."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """q, k normed but not turned, v: (B,F,N,heads D) -> (B,F,N,heads D)."""
+
+
+class WindowTime:
+    """All frames of a window are there: causal attention over axis 1."""
+
+    def __init__(self, cos: Tensor, sin: Tensor, frames: int):
+        self.cos, self.sin = cos[:frames], sin[:frames]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        q = ops.qk_norm_rotary(q, self.cos, self.sin, heads=heads, norm="none", axis=1)
+        k = ops.qk_norm_rotary(k, self.cos, self.sin, heads=heads, norm="none", axis=1)
+        return ops.attention(q, k, v, heads=heads, mask="causal", axis=1)
+
+
+class CachedTime:
+    """Keys and values of n environments (n,slots,N,width) a layer; position (n,): the latest frame of each,
+    counted from 0."""
+
+    def __init__(
+        self, caches: Sequence[tuple[Tensor, Tensor]], position: Tensor, cos: Tensor, sin: Tensor, sinks: int
+    ):
+        self.caches, self.position, self.cos, self.sin, self.sinks = caches, position, cos, sin, sinks
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        keys, values = self.caches[layer]
+        keys = ops.cache_write(keys, k, self.position, sinks=self.sinks)
+        values = ops.cache_write(values, v, self.position, sinks=self.sinks)
+        return ops.attention_cached(
+            q, keys, values, self.position, self.cos, self.sin, heads=heads, sinks=self.sinks
+        )
+
+
+# ---- layers -------------------------------------------------------------------------------------------
+
+
+class TimeAttention(nn.Module):
+    def __init__(self, width: int, head_width: int):
+        self.q, self.k, self.v = (
+            nn.Linear(width, width, bias=False, init=nn.xavier_uniform) for _ in range(3)
+        )
+        self.q_scale, self.k_scale = nn.parameter(nn.ones(head_width)), nn.parameter(nn.ones(head_width))
+        self.out = nn.Linear(width, width, init=nn.xavier_uniform)
+        self._heads = width // head_width
+
+    def forward(self, x: Tensor, layer: int, time: Time) -> Tensor:
+        """What out is to be applied to."""
+        q = ops.qk_norm_rotary(self.q(x), None, None, self.q_scale, heads=self._heads, axis=1)
+        k = ops.qk_norm_rotary(self.k(x), None, None, self.k_scale, heads=self._heads, axis=1)
+        return time.attend(layer, q, k, self.v(x), self._heads)
+
+
+class SpaceAttention(nn.Module):
+    def __init__(self, width: int, head_width: int):
+        self.qkv = nn.Linear(width, 3 * width, bias=False, init=nn.xavier_uniform)
+        self.q_scale, self.k_scale = nn.parameter(nn.ones(head_width)), nn.parameter(nn.ones(head_width))
+        self.out = nn.Linear(width, width, init=nn.xavier_uniform)
+        self._heads = width // head_width
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """What out is to be applied to."""
+        qkv = self.qkv(x)
+        q, k = ops.qkv_norm_rotary(qkv, cos, sin, self.q_scale, self.k_scale, heads=self._heads)
+        return ops.attention_qkv(qkv, q, k, heads=self._heads)
+
+
+class Block(nn.Module):
+    """One layer of the head's formula; time: the number of its attention over frames, or None."""
+
+    def __init__(self, config: DiTConfig, time: int | None):
+        width = config.width
+        self._time = time
+        self.modulation = nn.Linear(width, (6 if time is None else 9) * width, init=nn.zeros)
+        self.space = SpaceAttention(width, config.head_width)
+        self.time = None if time is None else TimeAttention(width, config.head_width)
+        hidden = (width * 8 // 3 + 31) // 32 * 32
+        self.up = nn.parameter(nn.xavier_uniform(2 * hidden, width))
+        self.down = nn.Linear(hidden, width, init=nn.xavier_uniform)
+
+    def forward(self, x: Tensor, m: Tensor, cos: Tensor, sin: Tensor, time: Time) -> Tensor:
+        """x (B,T,N,width); m (B,T,parts width): shift, scale and gate of each part."""
+        a = self.space(modulated(x, m, 0), cos, sin)
+        x = gated(x, m, 0, self.space.out, a)
+        if self.time is not None and self._time is not None:
+            a = self.time(modulated(x, m, 2), self._time, time)
+            x = gated(x, m, 2, self.time.out, a)
+        a = ops.swiglu(modulated(x, m, 1), self.up)
+        return gated(x, m, 1, self.down, a)
+
+
+def modulated(x: Tensor, m: Tensor, part: int) -> Tensor:
+    """norm(x) (1 + scale) + shift; one condition a frame."""
+    return ops.adaln(x, m, m, scale_chunk=3 * part + 1, shift_chunk=3 * part)
+
+
+def gated(x: Tensor, m: Tensor, part: int, linear: nn.Linear, a: Tensor) -> Tensor:
+    """x + gate linear(a)."""
+    gate = ops.slice(m, -1, (3 * part + 2) * x.shape[-1], (3 * part + 3) * x.shape[-1])
+    return ops.linear_gated(a, linear.weight, linear.bias, gate, x)
+
+
+class Condition(nn.Module):
+    """Levels and actions -> c (...,width), ready for modulations."""
+
+    def __init__(self, width: int, action_features: int, sizes: int):
+        self.level = nn.Linear(4 * diffusion.LEVEL_FREQUENCIES, width)
+        self.size = nn.Linear(sizes, width, bias=False, init=nn.zeros)
+        self.mix = nn.Linear(width, width)
+        self.action = nn.Linear(action_features, ACTION)
+        self.unknown = nn.parameter(nn.normal(ACTION, std=0.5))
+        self.z = nn.Linear(ACTION, width, bias=False)
+
+    def vector(self, actions: Tensor, known: Tensor) -> Tensor:
+        """z (...,32) of action features (...,F); the learned null where known (...) is 0."""
+        known = known.reshape((*known.shape, 1))
+        return self.action(actions) * known + self.unknown * (1.0 - known)
+
+    def levels(self, waves: Tensor, size: Tensor) -> Tensor:
+        return self.mix(ops.silu(self.level(waves) + self.size(size)))
+
+    def forward(self, levels: Tensor, z: Tensor) -> Tensor:
+        return ops.silu(levels + self.z(z))
+
+
+class Patches(nn.Module):
+    """Frames (F,H,W,channels) to tokens (F,N,width) and back to (F,H,W,C)."""
+
+    def __init__(self, frame_shape: tuple[int, int, int], channels: int, config: DiTConfig, patch: int):
+        H, W, C = frame_shape
+        self._shape, self._patch, self._stem = frame_shape, patch, config.stem
+        self.grid = (math.ceil(H / patch), math.ceil(W / patch))
+        self._pad = (self.grid[0] * patch - H, self.grid[1] * patch - W)
+        inner = config.stem or channels
+        if config.stem:
+            self.first = nn.Conv2d(channels, config.stem, act="silu")
+            self.last = nn.Conv2d(config.stem, C, init=nn.zeros)
+            self.join = nn.Conv2d(config.stem, config.stem, act="silu")
+        self.cut = nn.Conv2d(inner, config.width, kernel=patch, stride=patch)
+        self.position = nn.parameter(nn.normal(self.grid[0] * self.grid[1], config.width))
+        self.out = nn.Linear(
+            config.width,
+            patch * patch * (config.stem or C),
+            init=nn.fan_in_uniform if config.stem else nn.zeros,
+        )
+
+    def tokens(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens, and what skips the transformer."""
+        if any(self._pad):
+            x = padded(x, self._pad)
+        skip = self.first(x) if self._stem else None
+        x = ops.conv2d(
+            x if skip is None else skip, self.cut.weight, self.cut.bias, stride=self._patch, padding=0
+        )
+        return x.reshape(x.shape[0], self.grid[0] * self.grid[1], x.shape[-1]) + self.position, skip
+
+    def frames(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """From the head's numbers of each token."""
+        F, (h, w), p, (H, W, _) = x.shape[0], self.grid, self._patch, self._shape
+        x = self.out(x)
+        c = x.shape[-1] // (p * p)
+        x = ops.permute(x.reshape(F * h, w, p, p * c), (0, 2, 1, 3)).reshape(F, h * p, w * p, c)
+        if skip is not None:
+            x = self.last(self.join(x + skip))
+        return x[:, :H, :W] if any(self._pad) else x
+
+
+def padded(x: Tensor, pad: tuple[int, int]) -> Tensor:
+    """Zeros below and right of x (F,H,W,C)."""
+    for axis, n in enumerate(pad, start=1):
+        x = ops.pad(x, axis, 0, n) if n else x
+    return x
