@@ -129,13 +129,12 @@ class Twin:
         """Means over weight (B,T)."""
         bins, limit = self.config.bins, self.config.reward_limit
         out = self.linear("heads.out", features)
-        place = (torch.sign(rewards) * torch.log1p(rewards.abs())).clamp(-limit, limit)
-        place = (place + limit) / (2 * limit) * (bins - 1)
-        low = place.floor().clamp(max=bins - 2)
-        target = (
-            F.one_hot(low.long(), bins) * (1 - place + low)[..., None]
-            + F.one_hot(low.long() + 1, bins) * (place - low)[..., None]
-        )
+        even = torch.linspace(-limit, limit, bins, dtype=out.dtype)
+        centres = torch.sign(even) * torch.expm1(even.abs())
+        value = rewards.clamp(centres[0], centres[-1])
+        above = torch.searchsorted(centres, value, right=True).clamp(1, bins - 1)
+        part = (value - centres[above - 1]) / (centres[above] - centres[above - 1])
+        target = F.one_hot(above - 1, bins) * (1 - part)[..., None] + F.one_hot(above, bins) * part[..., None]
         reward = -(out[..., :-1].log_softmax(-1) * target).sum(-1)
         end = F.binary_cross_entropy_with_logits(out[..., -1], ends, reduction="none")
         total = weight.sum().clamp(min=1)

@@ -287,9 +287,9 @@ class DiT(Dynamics):
         z = self.condition.vector(window.actions, self._told_actions(window, stream))
         target = self._targets(noisy, clean, levels, z)
         frames, features = self.say(noisy, levels.tau, levels.size, z, features=not apart)
-        weight = diffusion.loss_weight(self._objective.weight, levels.tau) * window.frame_weight.numpy()
-        scale = float(weight.sum()) / max(float(window.frame_weight.numpy().sum()), 1.0)
-        loss = {"frame": ops.mse(frames, target, Tensor(weight)) * scale}
+        seen = window.frame_weight.numpy()
+        weight = diffusion.loss_weight(self._objective.weight, levels.tau) * seen
+        loss = {"frame": ops.mse(frames, target, Tensor(over(weight, seen)))}
         return loss if apart else loss | self._head_losses(window, levels, features)
 
     def _forgetful(self, window: Window, stream: Tensor) -> Window:
@@ -361,7 +361,8 @@ class DiT(Dynamics):
             if config.outcome == "start"
             else levels.context & (window.frame_weight.numpy() > 0)
         )
-        weight = Tensor((window.step_weight.numpy() * read).astype(np.float32).reshape(B * T))
+        weight = window.step_weight.numpy() * read
+        weight = Tensor(over(weight, weight).reshape(B * T))
         losses = self.heads.losses(
             features.reshape(B * T, self.feature_size),
             window.rewards.reshape(B * T),
@@ -380,3 +381,8 @@ class DiT(Dynamics):
         from .dit_sampler import DiTSampler
 
         return DiTSampler(self, n, **options)
+
+
+def over(weight: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Weights whose average over all makes the average over the counted."""
+    return (weight * (counted.size / max(float(counted.sum()), 1.0))).astype(np.float32)
