@@ -1,6 +1,8 @@
-"""Builds worldmodel._core from every C file of csrc/ but the kernels, which csrc/kernels/isa/ compiles once per instruction set.
+"""Builds worldmodel._core from every C file of csrc/ but the kernels, which csrc/kernels/isa/ compiles once
+per instruction set.
 
-WORLDMODEL_CFLAGS adds compiler flags (the sanitizer build uses it); WORLDMODEL_WERROR=1 makes warnings errors.
+WORLDMODEL_CFLAGS adds compiler flags (the sanitizer build uses it); WORLDMODEL_WERROR=1 makes warnings
+errors.
 """
 
 import os
@@ -11,9 +13,21 @@ import numpy
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-FLAGS = ["-std=gnu11", "-O3", "-fopenmp", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno",
-         "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-missing-field-initializers",
-         "-Wno-cast-function-type", "-Wno-psabi"]
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-fopenmp",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-Wno-missing-field-initializers",
+    "-Wno-cast-function-type",
+    "-Wno-psabi",
+]
 EXTRA = os.environ.get("WORLDMODEL_CFLAGS", "").split()
 if os.environ.get("WORLDMODEL_WERROR"):
     EXTRA.append("-Werror")
@@ -37,12 +51,14 @@ class ParallelBuild(build_ext):
 
 setup(
     cmdclass={"build_ext": ParallelBuild},
-    ext_modules=[Extension(
-        "worldmodel._core",
-        sources,
-        include_dirs=[numpy.get_include()],
-        extra_compile_args=FLAGS + EXTRA,
-        extra_link_args=["-fopenmp", *EXTRA],
-        depends=[f for e in ("h", "def", "c") for f in glob(f"csrc/**/*.{e}", recursive=True)],
-    )],
+    ext_modules=[
+        Extension(
+            "worldmodel._core",
+            sources,
+            include_dirs=[numpy.get_include()],
+            extra_compile_args=FLAGS + EXTRA,
+            extra_link_args=["-fopenmp", *EXTRA],
+            depends=[f for e in ("h", "def", "c") for f in glob(f"csrc/**/*.{e}", recursive=True)],
+        )
+    ],
 )

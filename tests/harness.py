@@ -1,8 +1,10 @@
-"""harness: one call proves an op: against float64, gradient by finite differences, thread count, batch size, sentinels.
+"""harness: one call proves an op: against float64, gradient by finite differences, thread count, batch size,
+sentinels.
 
     check_op("linear", [x, w, b], lambda x, w, b: x @ w.T + b, batched=[0])
 
-The reference is float64 NumPy.  Gradients are checked against central differences *of the reference*, so they are good
+The reference is float64 NumPy.  Gradients are checked against central differences *of the reference*, so
+they are good
 to about 1e-7 and an error in float32 arithmetic shows.
 """
 
@@ -37,9 +39,12 @@ def outputs_of(result) -> list:
 
 
 def run(name: str, arrays: Sequence[np.ndarray | None], attrs: dict, grads: Sequence[int], seeds=None):
-    """One forward and, if grads, one backward with the given output gradients; returns outputs and input gradients."""
+    """One forward and, if grads, one backward with the given output gradients; returns outputs and input
+    gradients."""
     guards = [None if a is None else Guarded(a) for a in arrays]
-    tensors = [None if g is None else _core.Tensor(g.view, needs_grad=i in grads) for i, g in enumerate(guards)]
+    tensors = [
+        None if g is None else _core.Tensor(g.view, needs_grad=i in grads) for i, g in enumerate(guards)
+    ]
     before = _core.pool()["overruns"]
     with _core.Tape() as tape:
         outs = outputs_of(_core.ops[name](*tensors, **attrs))
@@ -60,16 +65,22 @@ def run(name: str, arrays: Sequence[np.ndarray | None], attrs: dict, grads: Sequ
     return results, gradients
 
 
-def numeric_gradient(reference: Callable, arrays: Sequence, seeds: Sequence, i: int, directions: int = 4,
-                     rng=None) -> tuple[list[np.ndarray], list[float]]:
-    """Directional derivatives of sum(seed * reference) along random directions of input i: (directions, values)."""
+def numeric_gradient(
+    reference: Callable, arrays: Sequence, seeds: Sequence, i: int, directions: int = 4, rng=None
+) -> tuple[list[np.ndarray], list[float]]:
+    """Directional derivatives of sum(seed * reference) along random directions of input i: (directions,
+    values)."""
     rng = rng or np.random.default_rng(0)
     wide = [None if a is None else a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays]
 
     def value(x):
         outs = reference(*[x if j == i else a for j, a in enumerate(wide)])
         outs = outs if isinstance(outs, tuple) else (outs,)
-        return sum(float((np.asarray(o, np.float64) * s).sum()) for o, s in zip(outs, seeds, strict=True) if s is not None)
+        return sum(
+            float((np.asarray(o, np.float64) * s).sum())
+            for o, s in zip(outs, seeds, strict=True)
+            if s is not None
+        )
 
     h, ds, values = 1e-5, [], []
     for _ in range(directions):
@@ -85,19 +96,35 @@ def close(got: np.ndarray, want: np.ndarray, tolerance: float, what: str) -> Non
     if got.size == 0:
         return
     finite = np.isfinite(want)
-    assert np.array_equal(finite, np.isfinite(got)), f"{what}: NaN or infinity where none belongs, or none where one does"
+    assert np.array_equal(finite, np.isfinite(got)), (
+        f"{what}: NaN or infinity where none belongs, or none where one does"
+    )
     error = np.abs(got.astype(np.float64) - want)[finite].max(initial=0.0)
     scale = max(np.abs(want[finite]).max(initial=0.0), 1e-6)
-    assert error <= tolerance * scale, f"{what}: error {error:.3g} of {scale:.3g}, {error / scale:.2g} > {tolerance:.2g}"
+    assert error <= tolerance * scale, (
+        f"{what}: error {error:.3g} of {scale:.3g}, {error / scale:.2g} > {tolerance:.2g}"
+    )
 
 
-def check_op(name: str, arrays: Sequence[np.ndarray | None], reference: Callable, *, grads: Sequence[int] | None = None,
-             batched: Sequence[int] = (), tolerance: float = 2e-6, grad_tolerance: float = 2e-5,
-             grad_reference: Callable | None = None, seed: int = 0, **attrs) -> list[np.ndarray]:
+def check_op(
+    name: str,
+    arrays: Sequence[np.ndarray | None],
+    reference: Callable,
+    *,
+    grads: Sequence[int] | None = None,
+    batched: Sequence[int] = (),
+    tolerance: float = 2e-6,
+    grad_tolerance: float = 2e-5,
+    grad_reference: Callable | None = None,
+    seed: int = 0,
+    **attrs,
+) -> list[np.ndarray]:
     """Prove one op in the kernel table now in use; see the head of this file.
 
-    arrays: inputs (float32, uint8 or int32; None for an absent optional one).  reference(*arrays in float64) -> outputs.
-    grads: inputs whose gradient is checked (default: every float32 input; () for none).  batched: inputs whose leading
+    arrays: inputs (float32, uint8 or int32; None for an absent optional one).  reference(*arrays in float64)
+    -> outputs.
+    grads: inputs whose gradient is checked (default: every float32 input; () for none).  batched: inputs
+    whose leading
     axis is the batch: each single sample must give the same bits as the batch.
     """
     rng = np.random.default_rng(seed)
@@ -119,7 +146,9 @@ def check_op(name: str, arrays: Sequence[np.ndarray | None], reference: Callable
             for d, v in zip(ds, values, strict=True):
                 got = float((g.astype(np.float64) * d).sum())
                 scale = float(np.abs(g.astype(np.float64) * d).sum()) + abs(v) + 1e-6
-                assert abs(got - v) <= grad_tolerance * scale, f"{name} gradient of input {i}: {got:.8g}, wanted {v:.8g}"
+                assert abs(got - v) <= grad_tolerance * scale, (
+                    f"{name} gradient of input {i}: {got:.8g}, wanted {v:.8g}"
+                )
         check_threads(name, arrays, attrs, grads, seeds, outs, gradients)
         check_added(name, arrays, attrs, grads, seeds, gradients)
     finally:
@@ -136,7 +165,9 @@ def check_threads(name, arrays, attrs, grads, seeds, outs, gradients) -> None:
             _core.set_threads(n)
             o, g = run(name, arrays, attrs, grads, seeds)
             for a, b in zip(outs + gradients, o + g, strict=True):
-                assert np.array_equal(a, b, equal_nan=True), f"{name}: other bits with {n} threads than with {keep}"
+                assert np.array_equal(a, b, equal_nan=True), (
+                    f"{name}: other bits with {n} threads than with {keep}"
+                )
     finally:
         _core.set_threads(keep)
 
@@ -145,7 +176,9 @@ def check_added(name, arrays, attrs, grads, seeds, gradients) -> None:
     """Gradients are added: two backwards give about twice the gradient of one."""
     if not grads:
         return
-    tensors = [None if a is None else _core.Tensor(a.copy(), needs_grad=i in grads) for i, a in enumerate(arrays)]
+    tensors = [
+        None if a is None else _core.Tensor(a.copy(), needs_grad=i in grads) for i, a in enumerate(arrays)
+    ]
     for _ in range(2):
         with _core.Tape() as tape:
             outs = outputs_of(_core.ops[name](*tensors, **attrs))
@@ -162,4 +195,6 @@ def check_batch(name, arrays, attrs, batched, outs) -> None:
         single = [a[b : b + 1].copy() if i in batched else a for i, a in enumerate(arrays)]
         alone, _ = run(name, single, attrs, ())
         for k, (o, whole) in enumerate(zip(alone, outs, strict=True)):
-            assert np.array_equal(o[0], whole[b], equal_nan=True), f"{name} output {k}: sample {b} alone has other bits than in the batch"
+            assert np.array_equal(o[0], whole[b], equal_nan=True), (
+                f"{name} output {k}: sample {b} alone has other bits than in the batch"
+            )

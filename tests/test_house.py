@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from worldmodel import _core
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +28,7 @@ def floor(path: Path) -> str:
 def test_includes_go_down_only(path):
     for name in re.findall(r'#include "([^"]+)"', path.read_text()):
         target = (path.parent / name).resolve()
-        if target.suffix == ".def":     # found beside kernels.h, wherever the including file was included from
+        if target.suffix == ".def":  # found beside kernels.h, wherever the including file was included from
             target = CSRC / "kernels" / Path(name).name
         assert target.exists(), f"{path} includes {name}, which is not there"
         a, b = floor(path), floor(target)
@@ -49,13 +48,17 @@ def without_comments(text: str) -> str:
 
 def test_no_exit_abort_printf_in_csrc():
     for path in c_files():
-        found = re.findall(r"\b(exit|abort|assert|printf|fprintf|puts|perror)\s*\(", without_comments(path.read_text()))
+        found = re.findall(
+            r"\b(exit|abort|assert|printf|fprintf|puts|perror)\s*\(", without_comments(path.read_text())
+        )
         assert not found, f"{path}: {found}"
 
 
 def test_kernels_do_not_allocate_or_fail():
     for path in (CSRC / "kernels" / "cpu").iterdir():
-        found = re.findall(r"\b(malloc|calloc|realloc|free|wm_alloc|wm_fail)\s*\(", without_comments(path.read_text()))
+        found = re.findall(
+            r"\b(malloc|calloc|realloc|free|wm_alloc|wm_fail)\s*\(", without_comments(path.read_text())
+        )
         assert not found, f"{path}: {found}"
 
 
@@ -79,13 +82,37 @@ def test_every_file_begins_with_what_it_is():
 
 
 def test_files_are_short():
-    long = {str(p.relative_to(ROOT)): n for p in [*c_files(), *PYTHON.rglob("*.py")] if (n := len(p.read_text().splitlines())) > 600}
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in [*c_files(), *PYTHON.rglob("*.py")]
+        if (n := len(p.read_text().splitlines())) > 600
+    }
     assert not long
 
 
-PYTHON_FLOORS = {"cli": 9, "demo": 8, "play": 7, "planning": 6, "train": 6, "envs": 5, "world": 4, "policy": 4, "sampling": 3, "models": 3,
-                 "diffusion": 3, "data": 3, "nn": 2, "optim": 2, "metrics": 1, "spaces": 1, "checkpoint": 1, "ops": 1, "tensor": 1,
-                 "machine": 1, "version": 0}
+PYTHON_FLOORS = {
+    "cli": 9,
+    "demo": 8,
+    "play": 7,
+    "planning": 6,
+    "train": 6,
+    "envs": 5,
+    "world": 4,
+    "policy": 4,
+    "sampling": 3,
+    "models": 3,
+    "diffusion": 3,
+    "data": 3,
+    "nn": 2,
+    "optim": 2,
+    "metrics": 1,
+    "spaces": 1,
+    "checkpoint": 1,
+    "ops": 1,
+    "tensor": 1,
+    "machine": 1,
+    "version": 0,
+}
 
 
 def test_imports_go_down_only():
@@ -97,15 +124,34 @@ def test_imports_go_down_only():
             continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ImportFrom) and node.level:
-                up = parts[: len(parts) - node.level] if path.name != "__init__.py" else parts[: len(parts) - node.level]
+                up = (
+                    parts[: len(parts) - node.level]
+                    if path.name != "__init__.py"
+                    else parts[: len(parts) - node.level]
+                )
                 module = [*up, *(node.module or "").split(".")]
                 names = [module[0]] if module[0] else [a.name for a in node.names]
                 for name in names:
                     other = PYTHON_FLOORS.get(name, 0)
-                    assert other <= mine, f"{path.relative_to(PYTHON)} (floor {mine}) imports {name} (floor {other})"
+                    assert other <= mine, (
+                        f"{path.relative_to(PYTHON)} (floor {mine}) imports {name} (floor {other})"
+                    )
 
 
 def test_the_layout_is_as_promised():
-    for name in ("csrc", "python/worldmodel", "benchmarks", "notebooks", "tests", "pyproject.toml", "setup.py", "README.md",
-                 "LICENSE", "CHANGELOG.md", ".clang-format", ".gitignore", ".ci/run"):
+    for name in (
+        "csrc",
+        "python/worldmodel",
+        "benchmarks",
+        "notebooks",
+        "tests",
+        "pyproject.toml",
+        "setup.py",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        ".clang-format",
+        ".gitignore",
+        ".ci/run",
+    ):
         assert (ROOT / name).exists(), name

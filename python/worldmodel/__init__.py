@@ -15,12 +15,39 @@ from typing import Any as _Any
 from .version import __version__
 
 _HOME = {
-    "Tensor": "tensor", "Tape": "tensor", "Plan": "tensor", "no_grad": "tensor", "from_dlpack": "tensor",
-    "World": "world", "train_world": "train", "train_policy": "train", "evaluate": "train", "Policy": "policy", "Window": "models.dynamics", "Sampler": "sampling",
-    "set_threads": "machine", "threads": "machine", "kernels": "machine", "devices": "machine", "seed": "machine",
-    "collect": "data", "Replay": "data",
+    "Tensor": "tensor",
+    "Tape": "tensor",
+    "Plan": "tensor",
+    "no_grad": "tensor",
+    "from_dlpack": "tensor",
+    "World": "world",
+    "train_world": "train",
+    "train_policy": "train",
+    "evaluate": "train",
+    "Policy": "policy",
+    "Window": "models.dynamics",
+    "Sampler": "sampling",
+    "set_threads": "machine",
+    "threads": "machine",
+    "kernels": "machine",
+    "devices": "machine",
+    "seed": "machine",
+    "collect": "data",
+    "Replay": "data",
 }
-_MODULES = {"ops", "nn", "optim", "spaces", "data", "metrics", "diffusion", "sampling", "models", "envs", "train"}
+_MODULES = {
+    "ops",
+    "nn",
+    "optim",
+    "spaces",
+    "data",
+    "metrics",
+    "diffusion",
+    "sampling",
+    "models",
+    "envs",
+    "train",
+}
 __all__ = ["__version__", *_HOME, *sorted(_MODULES)]
 
 

@@ -1,4 +1,5 @@
-"""Model files: tensors and JSON metadata in one safetensors file, written atomically, read as hostile until checked."""
+"""Model files: tensors and JSON metadata in one safetensors file, written atomically, read as hostile until
+checked."""
 
 from __future__ import annotations
 
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None) -> None:
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None
+) -> None:
     """Write tensors and metadata (any JSON) to path: a temporary file beside it, fsync, rename.
 
-    A kill at any moment leaves the last good file.  Raises OSError (disk full, no such folder), and then removes what it began.
+    A kill at any moment leaves the last good file.  Raises OSError (disk full, no such folder), and then
+    removes what it began.
     """
     from safetensors.numpy import save
 
@@ -41,7 +45,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors, metadata) of a file of write_tensors.
 
-    Raises FileNotFoundError, or ValueError if the file is truncated, no safetensors file, or its metadata no JSON.
+    Raises FileNotFoundError, or ValueError if the file is truncated, no safetensors file, or its metadata no
+    JSON.
     """
     from safetensors import SafetensorError, safe_open
 

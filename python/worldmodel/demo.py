@@ -1,11 +1,14 @@
-"""demo: the main job end to end: collect real frames, learn the world, learn a policy inside it, prove it outside.
+"""demo: the main job end to end: collect real frames, learn the world, learn a policy inside it, prove it
+outside.
 
     worldmodel demo                      # Doom Basic: about 15 minutes on 2 cores
-    worldmodel demo --env takecover      # Doom Take Cover, the classic of learning inside a dream (Ha & Schmidhuber 2018)
+    worldmodel demo --env takecover      # Doom Take Cover, the classic of learning inside a dream (Ha &
+    Schmidhuber 2018)
     worldmodel demo --env cartpole       # where ViZDoom has no wheel
     worldmodel demo --env breakout       # world and playable roll-outs only
 
-Rounds: play with the policy so far (random at first, each action held for a while), add the frames, go on training the world,
+Rounds: play with the policy so far (random at first, each action held for a while), add the frames, go on
+training the world,
 go on training the policy in it.  Every stage is saved; interrupted, the same command goes on where it was.
 """
 
@@ -64,19 +67,53 @@ class Recipe:
 
 
 RECIPES = {
-    "doom": Recipe("VizdoomBasic-v1", (48, 64), {"frame_skip": 4},
-                   world=TrainWorld(batch=16, lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=4),
-                   policy=TrainPolicy(reward_scale=0.01)),
-    "takecover": Recipe("VizdoomTakeCover-v1", (48, 64), {"frame_skip": 4}, first=8000, more=3000, rounds=12, hold=8,
-                        world=TrainWorld(batch=16, lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=8),
-                        world_first=6000, world_more=1500, policy=TrainPolicy(horizon=24, gamma=0.985), policy_first=60, policy_more=50,
-                        episodes=100),
-    "cartpole": Recipe("CartPole-v1", (32, 48), {"pixels": "render"}, first=4000, more=1000, rounds=6, hold=2,
-                       world=TrainWorld(batch=16, lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=8),
-                       policy=TrainPolicy(horizon=24, gamma=0.97), random_episodes=30),
-    "breakout": Recipe("ALE/Breakout-v5", (64, 64), {"frame_skip": 4, "sticky": 0.0}, first=12_000, more=0, rounds=0,
-                       world=TrainWorld(batch=16, lr=2e-3, held_out=0, evaluate_every=1000, rollouts=64, horizon=8),
-                       world_first=6000, policy=None, hold=4),
+    "doom": Recipe(
+        "VizdoomBasic-v1",
+        (48, 64),
+        {"frame_skip": 4},
+        world=TrainWorld(batch=16, lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=4),
+        policy=TrainPolicy(reward_scale=0.01),
+    ),
+    "takecover": Recipe(
+        "VizdoomTakeCover-v1",
+        (48, 64),
+        {"frame_skip": 4},
+        first=8000,
+        more=3000,
+        rounds=12,
+        hold=8,
+        world=TrainWorld(batch=16, lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=8),
+        world_first=6000,
+        world_more=1500,
+        policy=TrainPolicy(horizon=24, gamma=0.985),
+        policy_first=60,
+        policy_more=50,
+        episodes=100,
+    ),
+    "cartpole": Recipe(
+        "CartPole-v1",
+        (32, 48),
+        {"pixels": "render"},
+        first=4000,
+        more=1000,
+        rounds=6,
+        hold=2,
+        world=TrainWorld(batch=16, lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=8),
+        policy=TrainPolicy(horizon=24, gamma=0.97),
+        random_episodes=30,
+    ),
+    "breakout": Recipe(
+        "ALE/Breakout-v5",
+        (64, 64),
+        {"frame_skip": 4, "sticky": 0.0},
+        first=12_000,
+        more=0,
+        rounds=0,
+        world=TrainWorld(batch=16, lr=2e-3, held_out=0, evaluate_every=1000, rollouts=64, horizon=8),
+        world_first=6000,
+        policy=None,
+        hold=4,
+    ),
 }
 
 
@@ -107,7 +144,9 @@ class Stages:
         if self.path.exists():
             found = json.loads(self.path.read_text())
             if found.get("settings") != settings:
-                raise ValueError(f"{folder} holds a demo with other settings ({found.get('settings')}); choose another --run, or remove it")
+                raise ValueError(
+                    f"{folder} holds a demo with other settings ({found.get('settings')}); choose another --run, or remove it"
+                )
             self.done = found["done"]
 
     def seconds(self) -> dict[str, float]:
@@ -118,11 +157,14 @@ class Stages:
 
     def finish(self, name: str, began: float, **about: Any) -> None:
         self.done[name] = {"seconds": time.monotonic() - began, **about}
-        write_atomically(self.path, json.dumps({"settings": self.settings, "done": self.done}, indent=1).encode())
+        write_atomically(
+            self.path, json.dumps({"settings": self.settings, "done": self.done}, indent=1).encode()
+        )
 
 
 def demo(settings: Demo | None = None, **fields: Any) -> dict[str, Any]:
-    """Run a demo; returns what report.json holds.  Raises ValueError for an unknown environment, ImportError naming the extra
+    """Run a demo; returns what report.json holds.  Raises ValueError for an unknown environment, ImportError
+    naming the extra
     that is missing; interrupted, it saves and raises KeyboardInterrupt."""
     s = Demo(**{**asdict(settings or Demo()), **fields})
     if s.env not in RECIPES:
@@ -152,14 +194,18 @@ class _Demo:
         env = environment(r.env_id, **how)
         actions = env.action_space
         env.close()
-        replay = self.gather("collect 0", self.share(r.first, 200), RandomPolicy(actions, hold=r.hold, seed=s.seed))
+        replay = self.gather(
+            "collect 0", self.share(r.first, 200), RandomPolicy(actions, hold=r.hold, seed=s.seed)
+        )
         world, policy = self.make(replay)
         learner = WorldLearner(world, self._world_settings())
         self.restore(learner)
         students = PolicyLearner(world, policy, self._policy_settings()) if policy and r.policy else None
         for i in range(r.rounds + 1):
             if i:
-                replay = self.gather(f"collect {i}", self.share(r.more, 50), self.explorer(policy, actions, i))
+                replay = self.gather(
+                    f"collect {i}", self.share(r.more, 50), self.explorer(policy, actions, i)
+                )
             self.train_world(i, learner, replay)
             if students:
                 self.train_policy(i, learner, students, replay)
@@ -170,11 +216,25 @@ class _Demo:
             return self.report(world, policy, replay)
 
     def _world_settings(self) -> TrainWorld:
-        return TrainWorld(**{**asdict(self.r.world), "run": str(self.folder / "world"), "seed": self.s.seed, "quiet": self.s.quiet})
+        return TrainWorld(
+            **{
+                **asdict(self.r.world),
+                "run": str(self.folder / "world"),
+                "seed": self.s.seed,
+                "quiet": self.s.quiet,
+            }
+        )
 
     def _policy_settings(self) -> TrainPolicy:
         assert self.r.policy
-        return TrainPolicy(**{**asdict(self.r.policy), "run": str(self.folder / "policy"), "seed": self.s.seed, "quiet": self.s.quiet})
+        return TrainPolicy(
+            **{
+                **asdict(self.r.policy),
+                "run": str(self.folder / "policy"),
+                "seed": self.s.seed,
+                "quiet": self.s.quiet,
+            }
+        )
 
     def gather(self, name: str, steps: int, policy: Any) -> Replay:
         path = self.folder / "replay"
@@ -182,8 +242,16 @@ class _Demo:
             return Replay.open(path)
         began = time.monotonic()
         self.say(f"collecting {steps} real steps of {self.r.env_id}")
-        replay = collect(self.r.env_id, steps=steps, frames=self.r.frames, policy=policy, path=path,
-                         seed=self.s.seed + 1000 * len(self.stages.done), progress=not self.s.quiet, **self.r.environment)
+        replay = collect(
+            self.r.env_id,
+            steps=steps,
+            frames=self.r.frames,
+            policy=policy,
+            path=path,
+            seed=self.s.seed + 1000 * len(self.stages.done),
+            progress=not self.s.quiet,
+            **self.r.environment,
+        )
         self.stages.finish(name, began, steps=steps)
         return replay
 
@@ -200,13 +268,18 @@ class _Demo:
 
     def explorer(self, policy: Policy | None, actions: Any, turn: int) -> Any:
         """The policy with a share of random actions."""
-        random, rng = RandomPolicy(actions, seed=self.s.seed + turn), np.random.default_rng([self.s.seed, turn])
+        random, rng = (
+            RandomPolicy(actions, seed=self.s.seed + turn),
+            np.random.default_rng([self.s.seed, turn]),
+        )
 
         def act(frames: np.ndarray, first: np.ndarray, state: Any) -> tuple[Any, Any]:
             assert policy is not None
             chosen, state = policy(frames, first, state, seed=self.s.seed + turn)
             other, _ = random(frames, first)
-            return [o if rng.random() < self.r.explore else c for c, o in zip(chosen, other, strict=True)], state
+            return [
+                o if rng.random() < self.r.explore else c for c, o in zip(chosen, other, strict=True)
+            ], state
 
         return act
 
@@ -233,7 +306,9 @@ class _Demo:
         with learner.averaged():
             numbers = students.learn(replay, steps=rounds)
         students.policy.save(path)
-        self.say(f"imagined return {numbers['imagined_return']:.1f}, entropy {numbers['entropy']:.2f} after {students.rounds} rounds of imagination")
+        self.say(
+            f"imagined return {numbers['imagined_return']:.1f}, entropy {numbers['entropy']:.2f} after {students.rounds} rounds of imagination"
+        )
         self.stages.finish(name, began, **numbers)
 
     # ---- proof ----
@@ -243,22 +318,47 @@ class _Demo:
         about: dict[str, Any] = {"env": self.r.env_id, "real_steps": replay.num_steps}
         if policy:
             episodes = self.s.episodes or self.share(self.r.episodes, 2)
-            self.say(f"playing {episodes} real episodes with the policy, {self.share(self.r.random_episodes, 2)} with random actions")
-            e = evaluate(policy, replay.environment, episodes=episodes, random_episodes=self.share(self.r.random_episodes, 2), seed=10_000)
-            about |= {"real_return_mean": e.mean.mean, "real_return_ci95": [e.mean.low, e.mean.high], "real_episodes": e.mean.n,
-                      "real_length_mean": float(e.lengths.mean()), "real_returns": e.returns.tolist(),
-                      "random_return_mean": e.random.mean if e.random else None,
-                      "random_return_ci95": [e.random.low, e.random.high] if e.random else None,
-                      "random_episodes": e.random.n if e.random else 0}
+            self.say(
+                f"playing {episodes} real episodes with the policy, {self.share(self.r.random_episodes, 2)} with random actions"
+            )
+            e = evaluate(
+                policy,
+                replay.environment,
+                episodes=episodes,
+                random_episodes=self.share(self.r.random_episodes, 2),
+                seed=10_000,
+            )
+            about |= {
+                "real_return_mean": e.mean.mean,
+                "real_return_ci95": [e.mean.low, e.mean.high],
+                "real_episodes": e.mean.n,
+                "real_length_mean": float(e.lengths.mean()),
+                "real_returns": e.returns.tolist(),
+                "random_return_mean": e.random.mean if e.random else None,
+                "random_return_ci95": [e.random.low, e.random.high] if e.random else None,
+                "random_episodes": e.random.n if e.random else 0,
+            }
             self.say(str(e))
         self.say("scoring the world on real episodes it has not seen")
-        unseen = collect(self.r.env_id, steps=self.share(self.r.held_out, 300), frames=self.r.frames, seed=self.s.seed + 777,
-                         policy=RandomPolicy(environment_space(replay), hold=self.r.hold, seed=self.s.seed + 777),
-                         path=self.folder / f"unseen-{int(time.time())}", progress=False, **self.r.environment)
+        unseen = collect(
+            self.r.env_id,
+            steps=self.share(self.r.held_out, 300),
+            frames=self.r.frames,
+            seed=self.s.seed + 777,
+            policy=RandomPolicy(environment_space(replay), hold=self.r.hold, seed=self.s.seed + 777),
+            path=self.folder / f"unseen-{int(time.time())}",
+            progress=False,
+            **self.r.environment,
+        )
         about |= world_report(world, unseen, self.folder, seed=self.s.seed)
         self.stages.finish("report", began)
-        about |= {"seconds": self.stages.seconds(), "seconds_total": round(sum(self.stages.seconds().values()), 1),
-                  "stages": self.stages.done, "machine": machine_text(), "command": " ".join(["worldmodel", *sys.argv[1:]])}
+        about |= {
+            "seconds": self.stages.seconds(),
+            "seconds_total": round(sum(self.stages.seconds().values()), 1),
+            "stages": self.stages.done,
+            "machine": machine_text(),
+            "command": " ".join(["worldmodel", *sys.argv[1:]]),
+        }
         write_report(self.folder, about)
         self.say(f"report: {self.folder / 'report.md'}")
         return about
@@ -271,5 +371,14 @@ def environment_space(replay: Replay) -> Any:
 def machine_text() -> str:
     from . import machine
 
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "") if Path("/proc/cpuinfo").exists() else ""
-    return f"{platform.machine()} {cpu}, {machine.threads()} threads, {machine.kernels()} kernels, Python {platform.python_version()}".replace("  ", " ")
+    cpu = (
+        next(
+            (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+            "",
+        )
+        if Path("/proc/cpuinfo").exists()
+        else ""
+    )
+    return f"{platform.machine()} {cpu}, {machine.threads()} threads, {machine.kernels()} kernels, Python {platform.python_version()}".replace(
+        "  ", " "
+    )

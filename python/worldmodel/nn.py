@@ -1,7 +1,9 @@
 """Modules: parameters with names, and the layers that the models are made of.
 
-A module's tensors are its attributes; names are the path of attributes to them ("blocks.0.attention.qkv.weight"), as in
-PyTorch, so that weights of other projects map one to one.  Tensors that need a gradient are parameters, the others
+A module's tensors are its attributes; names are the path of attributes to them
+("blocks.0.attention.qkv.weight"), as in
+PyTorch, so that weights of other projects map one to one.  Tensors that need a gradient are parameters, the
+others
 buffers; both are saved.  Names that begin with "_" are neither.
 """
 
@@ -35,7 +37,8 @@ def normal(*shape: int, std: float = 0.02) -> np.ndarray:
 
 
 def fan_in_uniform(*shape: int) -> np.ndarray:
-    """U(-b, b), b = 1/sqrt(fan in): PyTorch's default for linear and convolution weights (Kaiming, a = sqrt 5)."""
+    """U(-b, b), b = 1/sqrt(fan in): PyTorch's default for linear and convolution weights (Kaiming, a = sqrt
+    5)."""
     bound = 1.0 / math.sqrt(max(1, math.prod(shape[1:])))
     return machine.generator().uniform(-bound, bound, shape).astype(np.float32)
 
@@ -83,7 +86,8 @@ def _children(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 class Module:
-    """The base of every layer and model: subclass it, set tensors and modules as attributes, write forward."""
+    """The base of every layer and model: subclass it, set tensors and modules as attributes, write
+    forward."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} has no forward")
@@ -121,15 +125,19 @@ class Module:
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
         """Overwrite tensors by name.
 
-        Raises KeyError listing missing and unknown names (strict), ValueError listing misshapen ones; then nothing
+        Raises KeyError listing missing and unknown names (strict), ValueError listing misshapen ones; then
+        nothing
         has been changed.
         """
         mine = dict(self.named_tensors())
         missing, unknown = [n for n in mine if n not in state], [n for n in state if n not in mine]
         if strict and (missing or unknown):
             raise KeyError(f"load_state_dict: missing {missing or 'nothing'}; unknown {unknown or 'nothing'}")
-        wrong = [f"{n}: {tuple(np.shape(state[n]))} in the file, {t.shape} here"
-                 for n, t in mine.items() if n in state and tuple(np.shape(state[n])) != t.shape]
+        wrong = [
+            f"{n}: {tuple(np.shape(state[n]))} in the file, {t.shape} here"
+            for n, t in mine.items()
+            if n in state and tuple(np.shape(state[n])) != t.shape
+        ]
         if wrong:
             raise ValueError("load_state_dict: shapes differ: " + "; ".join(wrong))
         for n, t in mine.items():
@@ -172,8 +180,14 @@ class Sequential(Module):
 class Linear(Module):
     """act(x weight^T + bias) over the last axis.  weight (features_out, features_in)."""
 
-    def __init__(self, features_in: int, features_out: int, bias: bool = True, act: str = "none",
-                 init: Callable[..., np.ndarray] = fan_in_uniform):
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        bias: bool = True,
+        act: str = "none",
+        init: Callable[..., np.ndarray] = fan_in_uniform,
+    ):
         self.weight = parameter(init(features_out, features_in))
         self.bias = parameter(zeros(features_out)) if bias else None
         self._act = act
@@ -183,11 +197,22 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    """Convolution of x (B, H, W, features_in), channels last; weight (features_out, kernel, kernel, features_in).
+    """Convolution of x (B, H, W, features_in), channels last; weight (features_out, kernel, kernel,
+    features_in).
     padding -1 keeps the size at stride 1."""
 
-    def __init__(self, features_in: int, features_out: int, kernel: int = 3, stride: int = 1, upsample: int = 1,
-                 padding: int = -1, bias: bool = True, act: str = "none", init: Callable[..., np.ndarray] = fan_in_uniform):
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        kernel: int = 3,
+        stride: int = 1,
+        upsample: int = 1,
+        padding: int = -1,
+        bias: bool = True,
+        act: str = "none",
+        init: Callable[..., np.ndarray] = fan_in_uniform,
+    ):
         self.weight = parameter(init(features_out, kernel, kernel, features_in))
         self.bias = parameter(zeros(features_out)) if bias else None
         self._how = {"stride": stride, "upsample": upsample, "padding": padding, "act": act}
@@ -247,8 +272,12 @@ class MLP(Module):
     def __init__(self, *features: int, act: str = "silu", zero_last: bool = False):
         last = len(features) - 2
         self.layers = [
-            Linear(features[i], features[i + 1], act="none" if i == last else act,
-                   init=zeros if zero_last and i == last else fan_in_uniform)
+            Linear(
+                features[i],
+                features[i + 1],
+                act="none" if i == last else act,
+                init=zeros if zero_last and i == last else fan_in_uniform,
+            )
             for i in range(len(features) - 1)
         ]
 
@@ -259,7 +288,8 @@ class MLP(Module):
 
 
 class SwiGLU(Module):
-    """down(silu(x w1) * (x w2)) (Shazeer 2020); hidden features by default 8/3 of the input's, to a multiple of 32."""
+    """down(silu(x w1) * (x w2)) (Shazeer 2020); hidden features by default 8/3 of the input's, to a multiple
+    of 32."""
 
     def __init__(self, features: int, hidden: int | None = None):
         hidden = hidden or (features * 8 // 3 + 31) // 32 * 32
@@ -279,13 +309,18 @@ class LSTM(Module):
 
     def __init__(self, features_in: int, features: int):
         bound = 1.0 / math.sqrt(features)
-        self.weight_ih, self.weight_hh = _uniform((4 * features, features_in), bound), _uniform((4 * features, features), bound)
+        self.weight_ih, self.weight_hh = (
+            _uniform((4 * features, features_in), bound),
+            _uniform((4 * features, features), bound),
+        )
         self.bias_ih, self.bias_hh = _uniform((4 * features,), bound), _uniform((4 * features,), bound)
         self._features = features
 
-    def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None, reset: Tensor | None = None
-                ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, features_in), state h and c (B, features), reset (B, T) uint8: 1 forgets the state before that step.
+    def forward(
+        self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, features_in), state h and c (B, features), reset (B, T) uint8: 1 forgets the state before
+        that step.
         Returns the outputs (B, T, features) and the last h and c."""
         return ops.lstm(x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, h, c, reset)
 
@@ -295,10 +330,15 @@ class GRU(Module):
 
     def __init__(self, features_in: int, features: int):
         bound = 1.0 / math.sqrt(features)
-        self.weight_ih, self.weight_hh = _uniform((3 * features, features_in), bound), _uniform((3 * features, features), bound)
+        self.weight_ih, self.weight_hh = (
+            _uniform((3 * features, features_in), bound),
+            _uniform((3 * features, features), bound),
+        )
         self.bias_ih, self.bias_hh = _uniform((3 * features,), bound), _uniform((3 * features,), bound)
         self._features = features
 
-    def forward(self, x: Tensor, h: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, h: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As LSTM's, with one state.  Returns the outputs (B, T, features) and the last h."""
         return ops.gru(x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, h, reset)

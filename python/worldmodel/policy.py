@@ -1,11 +1,15 @@
-"""policy: from what is seen to what is done, for any action space; acts the same in imagined and real environments.
+"""policy: from what is seen to what is done, for any action space; acts the same in imagined and real
+environments.
 
     policy = wm.Policy.for_world(world)
-    actions, state = policy(frames, first, state)          # frames (N,H,W,C) uint8; collecting and evaluating call it so
+    actions, state = policy(frames, first, state)          # frames (N,H,W,C) uint8; collecting and
+    evaluating call it so
     policy.save("policy.safetensors"); policy = wm.Policy.load("policy.safetensors")
 
-It sees the last two frames and the action between them (actions take effect late in many games).  Each slot of the action
-space has its own head: a categorical distribution, or a Gaussian squashed by tanh; the parts are independent given the features.
+It sees the last two frames and the action between them (actions take effect late in many games).  Each slot
+of the action
+space has its own head: a categorical distribution, or a Gaussian squashed by tanh; the parts are independent
+given the features.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ class ActionHead(nn.Module):
         self.out = nn.Linear(features, self._width + 2 * len(self._numbers), init=nn.zeros)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B,F) -> the distribution's numbers (B,D): logits of every choice, means, log standard deviations."""
+        """(B,F) -> the distribution's numbers (B,D): logits of every choice, means, log standard
+        deviations."""
         return self.out(features)
 
     def _logits(self, d: Tensor) -> list[Tensor]:
@@ -57,16 +62,23 @@ class ActionHead(nn.Module):
 
     def sample(self, d: Tensor, stream: Tensor, greedy: bool = False) -> tuple[list[Tensor], Tensor | None]:
         """One int32 (B,) for each choice, and (B,K) numbers before tanh; greedy: the likeliest."""
-        picks = [ops.argmax(x) if greedy else ops.categorical(x, stream, salt=21 + i) for i, x in enumerate(self._logits(d))]
+        picks = [
+            ops.argmax(x) if greedy else ops.categorical(x, stream, salt=21 + i)
+            for i, x in enumerate(self._logits(d))
+        ]
         if not self._numbers:
             return picks, None
         mean, log_std = self._gaussian(d)
         return picks, mean if greedy else ops.gaussian_sample(mean, log_std, stream, salt=20)
 
     def log_prob(self, d: Tensor, picks: np.ndarray, numbers: np.ndarray | None) -> Tensor:
-        """Of picks (B,choices) int32 and numbers before tanh (B,K): (B,).  The density is of the numbers before tanh: the
+        """Of picks (B,choices) int32 and numbers before tanh (B,K): (B,).  The density is of the numbers
+        before tanh: the
         change of variables does not depend on the parameters and cancels in every ratio and gradient."""
-        terms = [ops.categorical_log_prob(x, Tensor(np.ascontiguousarray(picks[:, j]))) for j, x in enumerate(self._logits(d))]
+        terms = [
+            ops.categorical_log_prob(x, Tensor(np.ascontiguousarray(picks[:, j])))
+            for j, x in enumerate(self._logits(d))
+        ]
         if self._numbers and numbers is not None:
             mean, log_std = self._gaussian(d)
             terms.append(ops.gaussian_log_prob(Tensor(numbers), mean, log_std))
@@ -100,10 +112,25 @@ class ActionHead(nn.Module):
 class Policy(nn.Module):
     """An actor and a critic on one encoder."""
 
-    def __init__(self, frame_shape: tuple[int, int, int], action_space: dict[str, Any], width: int = 16, features: int = 256,
-                 bins: int = 127, limit: float = 6.0, frames: int = 2):
-        self._settings = {"frame_shape": list(frame_shape), "action_space": action_space, "width": width, "features": features,
-                          "bins": bins, "limit": limit, "frames": frames}
+    def __init__(
+        self,
+        frame_shape: tuple[int, int, int],
+        action_space: dict[str, Any],
+        width: int = 16,
+        features: int = 256,
+        bins: int = 127,
+        limit: float = 6.0,
+        frames: int = 2,
+    ):
+        self._settings = {
+            "frame_shape": list(frame_shape),
+            "action_space": action_space,
+            "width": width,
+            "features": features,
+            "bins": bins,
+            "limit": limit,
+            "frames": frames,
+        }
         self._table = SlotTable.of(space_from_json(action_space))
         self._shape, self._frames = tuple(frame_shape), frames
         self.encoder = FrameEncoder(self._shape, frames, width, features)
@@ -124,7 +151,8 @@ class Policy(nn.Module):
         return self._table
 
     def forward(self, frames: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """frames (B,n,H,W,C) uint8, the features of the action before (B,F) -> action distribution (B,D), value logits (B,bins)."""
+        """frames (B,n,H,W,C) uint8, the features of the action before (B,F) -> action distribution (B,D),
+        value logits (B,bins)."""
         B, n, H, W, C = frames.shape
         x = ops.reshape(ops.permute(frames, (0, 2, 3, 1, 4)), (B, H, W, n * C))
         x = ops.scale_shift(ops.cast(x, "float32"), 1 / 127.5, -1.0)
@@ -142,17 +170,25 @@ class Policy(nn.Module):
             self._plans[key] = _Acting(self, n, greedy)
         return self._plans[key]
 
-    def __call__(self, frames: np.ndarray, first: np.ndarray, state: Any = None, greedy: bool = False, seed: int = 0) -> tuple[Any, Any]:
-        """Act: frames (N,H,W,C) uint8 now, first (N,): an episode begins here, state: what the last call returned.
+    def __call__(
+        self, frames: np.ndarray, first: np.ndarray, state: Any = None, greedy: bool = False, seed: int = 0
+    ) -> tuple[Any, Any]:
+        """Act: frames (N,H,W,C) uint8 now, first (N,): an episode begins here, state: what the last call
+        returned.
 
         Returns (N actions, state).  Random draws depend on seed, lane and step only.
         """
         N = len(frames)
         if frames.shape[1:] != self._shape or frames.dtype != np.uint8:
-            raise ValueError(f"Policy: frames must be (N, {', '.join(map(str, self._shape))}) uint8, got {frames.shape} {frames.dtype}")
+            raise ValueError(
+                f"Policy: frames must be (N, {', '.join(map(str, self._shape))}) uint8, got {frames.shape} {frames.dtype}"
+            )
         if state is None:
-            state = {"past": np.repeat(frames[:, None], self._frames, 1), "last": np.zeros((N, self._table.feature_size), np.float32),
-                     "stream": streams(np.uint64(seed) * np.uint64(1 << 20) + np.arange(N, dtype=np.uint64))}
+            state = {
+                "past": np.repeat(frames[:, None], self._frames, 1),
+                "last": np.zeros((N, self._table.feature_size), np.float32),
+                "stream": streams(np.uint64(seed) * np.uint64(1 << 20) + np.arange(N, dtype=np.uint64)),
+            }
         past, last = state["past"].copy(), state["last"].copy()
         past[:, :-1] = past[:, 1:]
         past[:, -1] = frames
@@ -162,15 +198,24 @@ class Policy(nn.Module):
         stream = state["stream"].copy()
         stream[:, 3] += 1
         actions = self._table.decode_batch(codes)
-        return [self._table.decode(codes[i]) for i in range(N)], {"past": past, "last": self._table.features(codes), "stream": stream}
+        return [self._table.decode(codes[i]) for i in range(N)], {
+            "past": past,
+            "last": self._table.features(codes),
+            "stream": stream,
+        }
 
     def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
         """Weights and settings in one safetensors file, atomically."""
-        write_tensors(path, self.state_dict(), {"worldmodel": {"format": FORMAT, "kind": "policy", "settings": self._settings, **extra}})
+        write_tensors(
+            path,
+            self.state_dict(),
+            {"worldmodel": {"format": FORMAT, "kind": "policy", "settings": self._settings, **extra}},
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Policy:
-        """Read a file of save.  Raises FileNotFoundError, or ValueError saying what is wrong with the file."""
+        """Read a file of save.  Raises FileNotFoundError, or ValueError saying what is wrong with the
+        file."""
         tensors, metadata = read_tensors(path)
         about = metadata.get("worldmodel")
         if not isinstance(about, dict) or about.get("kind") != "policy" or about.get("format") != FORMAT:
@@ -198,10 +243,11 @@ class _Acting:
         self.choices, self.has_numbers = len(picks), numbers is not None
         self.plan: Plan = tape.plan(*outputs)
 
-    def act(self, frames: np.ndarray, last: np.ndarray, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    def act(
+        self, frames: np.ndarray, last: np.ndarray, stream: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """-> picks (n,choices) int32, numbers (n,K) or None, values (n,)."""
         self.frames.copy_(frames), self.last.copy_(last), self.stream.copy_(stream)
         out = [np.array(t.numpy()) for t in self.plan.run()]
         picks = np.stack(out[: self.choices], 1) if self.choices else np.zeros((len(frames), 0), np.int32)
         return picks, out[self.choices] if self.has_numbers else None, out[-1]
-

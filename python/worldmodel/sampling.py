@@ -1,7 +1,9 @@
 """sampling: stepping n imagined environments at once, each at its own length and with its own random stream.
 
-Everything an environment remembers (frames or keys and values, positions, its stream) is a row of a state array, so a
-snapshot is a copy of rows, a fork a copy of one row to others, and a restored environment continues bit for bit.
+Everything an environment remembers (frames or keys and values, positions, its stream) is a row of a state
+array, so a
+snapshot is a copy of rows, a fork a copy of one row to others, and a restored environment continues bit for
+bit.
 A step is one plan: actions in, K denoising passes, commit, heads, uint8 frames out, no Python inside.
 """
 
@@ -17,7 +19,8 @@ from .tensor import Tensor
 
 @dataclass
 class Step:
-    """What a step of n environments gives: frames (n,H,W,C) uint8, rewards (n,) float32, terminated (n,) bool,
+    """What a step of n environments gives: frames (n,H,W,C) uint8, rewards (n,) float32, terminated (n,)
+    bool,
     termination (n,) float32 its probability, features (n,F) float32."""
 
     frames: np.ndarray
@@ -31,7 +34,8 @@ Snapshot = dict[str, np.ndarray]
 
 
 def streams(seeds: Sequence[int] | np.ndarray) -> np.ndarray:
-    """One row of random numbers a seed: (n,4) int32 {key 0, key 1, stream, step} of Philox (Salmon et al. 2011)."""
+    """One row of random numbers a seed: (n,4) int32 {key 0, key 1, stream, step} of Philox (Salmon et al.
+    2011)."""
     seeds = np.asarray(seeds, np.uint64)
     rows = np.zeros((len(seeds), 4), np.uint32)
     rows[:, 0], rows[:, 1] = seeds & np.uint64(0xFFFFFFFF), seeds >> np.uint64(32)
@@ -39,7 +43,8 @@ def streams(seeds: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 class Sampler:
-    """n environments.  A backbone's sampler fills `state` (name -> tensor with leading axis n, "stream" among them),
+    """n environments.  A backbone's sampler fills `state` (name -> tensor with leading axis n, "stream"
+    among them),
     and writes `begin` and `advance`."""
 
     def __init__(self, n: int, action_features: int):
@@ -52,7 +57,8 @@ class Sampler:
     # ---- what a backbone writes ----
 
     def begin(self, rows: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
-        """Start the environments rows from frames (k,context,H,W,C) uint8 and the actions that led to each (k,context,F)."""
+        """Start the environments rows from frames (k,context,H,W,C) uint8 and the actions that led to each
+        (k,context,F)."""
         raise NotImplementedError
 
     def advance(self, actions: np.ndarray) -> Step:
@@ -61,9 +67,15 @@ class Sampler:
 
     # ---- what users call ----
 
-    def reset(self, frames: np.ndarray, actions: np.ndarray | None = None, seeds: Sequence[int] | np.ndarray | None = None,
-              rows: Sequence[int] | np.ndarray | None = None) -> None:
-        """Start environments (rows, all by default) from frames (k,T,H,W,C); a shorter history than the backbone's
+    def reset(
+        self,
+        frames: np.ndarray,
+        actions: np.ndarray | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        rows: Sequence[int] | np.ndarray | None = None,
+    ) -> None:
+        """Start environments (rows, all by default) from frames (k,T,H,W,C); a shorter history than the
+        backbone's
         context repeats its first frame.  seeds (k,): their random streams start anew."""
         rows = np.arange(self.n) if rows is None else np.asarray(rows, np.int64)
         if frames.ndim != 5 or len(frames) != len(rows):
@@ -71,13 +83,16 @@ class Sampler:
         if actions is None:
             actions = np.zeros((*frames.shape[:2], self.action_features), np.float32)
         if actions.shape != (*frames.shape[:2], self.action_features):
-            raise ValueError(f"reset: actions must be {(*frames.shape[:2], self.action_features)}, got {actions.shape}")
+            raise ValueError(
+                f"reset: actions must be {(*frames.shape[:2], self.action_features)}, got {actions.shape}"
+            )
         if seeds is not None:
             self.state["stream"].numpy()[rows] = streams(seeds)
         self.begin(rows, frames, actions)
 
     def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Step:
-        """One step of all environments by action features (n,F) float32; those not active stay as they are (their part
+        """One step of all environments by action features (n,F) float32; those not active stay as they are
+        (their part
         of the result is to be ignored)."""
         if actions.shape != (self.n, self.action_features):
             raise ValueError(f"step: actions must be {(self.n, self.action_features)}, got {actions.shape}")
@@ -94,7 +109,8 @@ class Sampler:
         return {name: np.array(t.numpy()[pick]) for name, t in self.state.items()}
 
     def restore(self, snapshot: Snapshot, rows: Sequence[int] | np.ndarray | None = None) -> None:
-        """Put environments back as they were; they continue bit for bit.  Raises ValueError if the snapshot is of
+        """Put environments back as they were; they continue bit for bit.  Raises ValueError if the snapshot
+        is of
         another kind of world or number of rows."""
         rows = np.arange(self.n) if rows is None else np.asarray(rows, np.int64)
         for name, t in self.state.items():
@@ -105,8 +121,11 @@ class Sampler:
         for name, t in self.state.items():
             t.numpy()[rows] = snapshot[name]
 
-    def fork(self, row: int, rows: Sequence[int] | np.ndarray, seeds: Sequence[int] | np.ndarray | None = None) -> None:
-        """Make the environments rows copies of row: the same past and, unless seeds are given, the same random future."""
+    def fork(
+        self, row: int, rows: Sequence[int] | np.ndarray, seeds: Sequence[int] | np.ndarray | None = None
+    ) -> None:
+        """Make the environments rows copies of row: the same past and, unless seeds are given, the same
+        random future."""
         for t in self.state.values():
             a = t.numpy()
             a[np.asarray(rows, np.int64)] = a[row]

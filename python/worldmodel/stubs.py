@@ -1,4 +1,5 @@
-"""Writes ops.pyi from the op specs: `python -m worldmodel.stubs` (tests/core/test_stubs.py says if it is stale)."""
+"""Writes ops.pyi from the op specs: `python -m worldmodel.stubs` (tests/core/test_stubs.py says if it is
+stale)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Tensor's operators: x + y, 2 * x, x @ w, x[1:], x.reshape(...): each one op, recorded like any other.
 
-The type itself (sharing with NumPy, DLPack, gradients) is csrc/binding/tensor.c; this file gives it Python's syntax.
+The type itself (sharing with NumPy, DLPack, gradients) is csrc/binding/tensor.c; this file gives it Python's
+syntax.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def _pow(x: Tensor, y: Any) -> Tensor:
 
 
 def _matmul(x: Tensor, w: Tensor) -> Tensor:
-    """x (..., K) @ w (K, N).  Weights of layers are stored (N, K): use ops.linear for those, without a transposition."""
+    """x (..., K) @ w (K, N).  Weights of layers are stored (N, K): use ops.linear for those, without a
+    transposition."""
     if not isinstance(w, Tensor) or w.ndim != 2:
         raise TypeError("Tensor @ w: w must be a Tensor of two axes")
     return _ops["linear"](x, _ops["permute"](w, (1, 0)))
@@ -117,12 +119,25 @@ def _iterate(x: Tensor):
 
 
 for _name, _function in {
-    "__add__": _add, "__radd__": _add, "__sub__": _sub, "__rsub__": _rsub, "__mul__": _mul, "__rmul__": _mul,
-    "__truediv__": _div, "__rtruediv__": _rdiv, "__pow__": _pow, "__matmul__": _matmul,
-    "__neg__": lambda x: _ops["scale_shift"](x, -1.0, 0.0), "__getitem__": _index, "__iter__": _iterate,
-    "__float__": lambda x: float(x.item()), "__int__": lambda x: int(x.item()),
-    "__reduce__": lambda x: (_rebuild, (np.array(x.numpy()), x.needs_grad)), "__array_ufunc__": None,
-    "reshape": _reshape, "detach": lambda x: _ops["stop_gradient"](x),
+    "__add__": _add,
+    "__radd__": _add,
+    "__sub__": _sub,
+    "__rsub__": _rsub,
+    "__mul__": _mul,
+    "__rmul__": _mul,
+    "__truediv__": _div,
+    "__rtruediv__": _rdiv,
+    "__pow__": _pow,
+    "__matmul__": _matmul,
+    "__neg__": lambda x: _ops["scale_shift"](x, -1.0, 0.0),
+    "__getitem__": _index,
+    "__iter__": _iterate,
+    "__float__": lambda x: float(x.item()),
+    "__int__": lambda x: int(x.item()),
+    "__reduce__": lambda x: (_rebuild, (np.array(x.numpy()), x.needs_grad)),
+    "__array_ufunc__": None,
+    "reshape": _reshape,
+    "detach": lambda x: _ops["stop_gradient"](x),
     "sum": lambda x, axes=(), keepdims=False: _ops["sum"](x, axes, keepdims),
     "mean": lambda x, axes=(), keepdims=False: _ops["mean"](x, axes, keepdims),
     "tolist": lambda x: x.numpy().tolist(),

@@ -1,9 +1,9 @@
 """World: a backbone, the spaces of the environment it stands for, and the frames it starts from, in one file.
 
-    world = wm.World.create(replay, size="S")          # spaces and frame size from the data
-    wm.train_world(world, replay, minutes=5)
-    world.save("doom.safetensors"); world = wm.World.load("doom.safetensors")
-    env = gym.make("worldmodel/Imagined-v0", world=world)
+world = wm.World.create(replay, size="S")          # spaces and frame size from the data
+wm.train_world(world, replay, minutes=5)
+world.save("doom.safetensors"); world = wm.World.load("doom.safetensors")
+env = gym.make("worldmodel/Imagined-v0", world=world)
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class WorldConfig:
 
 
 class World(nn.Module):
-    """A learned environment.  Make one with `create` or `load`; step it through `sampler` or as a Gymnasium environment."""
+    """A learned environment.  Make one with `create` or `load`; step it through `sampler` or as a Gymnasium
+    environment."""
 
     def __init__(self, config: WorldConfig):
         if config.backbone not in BACKBONES:
@@ -58,24 +59,42 @@ class World(nn.Module):
         self._table = SlotTable.of(space_from_json(config.action_space))
         module, name = BACKBONES[config.backbone]
         maker = getattr(import_module(module), name)
-        self.dynamics: Dynamics = maker(config.frame_shape, self._table.feature_size, size=config.size, **config.options)
+        self.dynamics: Dynamics = maker(
+            config.frame_shape, self._table.feature_size, size=config.size, **config.options
+        )
         H, W, C = config.frame_shape
         self._start_frames = np.zeros((0, self.dynamics.context, H, W, C), np.uint8)
         self._start_actions = np.zeros((0, self.dynamics.context, self._table.feature_size), np.float32)
 
     @classmethod
-    def create(cls, replay: Replay, size: str = "S", backbone: str = "dit", starts: int = 64, seed: int = 0, **options: Any) -> World:
+    def create(
+        cls,
+        replay: Replay,
+        size: str = "S",
+        backbone: str = "dit",
+        starts: int = 64,
+        seed: int = 0,
+        **options: Any,
+    ) -> World:
         """An untrained world for the frames and actions of a replay.
 
-        size: one of the backbone's sizes; starts: how many windows of frames to keep in the file to start episodes from;
-        options: the backbone's settings.  Raises ValueError for a replay without actions, or an unknown size or option.
+        size: one of the backbone's sizes; starts: how many windows of frames to keep in the file to start
+        episodes from;
+        options: the backbone's settings.  Raises ValueError for a replay without actions, or an unknown size
+        or option.
         """
         if replay.table is None:
             raise ValueError("World.create: the replay has no actions")
         recipe = replay.environment
-        config = WorldConfig(backbone=backbone, size=size, frame_shape=tuple(replay.frame_shape),
-                             action_space=space_to_json(replay.action_space), environment=recipe,
-                             fps=replay.fps or 30.0, options=options)
+        config = WorldConfig(
+            backbone=backbone,
+            size=size,
+            frame_shape=tuple(replay.frame_shape),
+            action_space=space_to_json(replay.action_space),
+            environment=recipe,
+            fps=replay.fps or 30.0,
+            options=options,
+        )
         world = cls(config)
         world.take_starts(replay, starts, seed)
         return world
@@ -147,12 +166,20 @@ class World(nn.Module):
         """Write weights, spaces, start frames and settings to one safetensors file, atomically."""
         tensors = self.state_dict()
         tensors["starts.frames"], tensors["starts.actions"] = self._start_frames, self._start_actions
-        metadata = {"worldmodel": {"format": FORMAT, "kind": "world", "config": dataclasses.asdict(self._config), **extra}}
+        metadata = {
+            "worldmodel": {
+                "format": FORMAT,
+                "kind": "world",
+                "config": dataclasses.asdict(self._config),
+                **extra,
+            }
+        }
         write_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> World:
-        """Read a file of save.  Raises FileNotFoundError, or ValueError saying what is wrong with the file."""
+        """Read a file of save.  Raises FileNotFoundError, or ValueError saying what is wrong with the
+        file."""
         tensors, metadata = read_tensors(path)
         config = _config_of(os.fspath(path), metadata)
         frames, actions = tensors.pop("starts.frames", None), tensors.pop("starts.actions", None)
@@ -165,10 +192,15 @@ class World(nn.Module):
         return world
 
     def _set_starts(self, path: str, frames: np.ndarray | None, actions: np.ndarray | None) -> None:
-        for name, got, like in (("frames", frames, self._start_frames), ("actions", actions, self._start_actions)):
+        for name, got, like in (
+            ("frames", frames, self._start_frames),
+            ("actions", actions, self._start_actions),
+        ):
             if got is None or got.shape[1:] != like.shape[1:] or got.dtype != like.dtype:
-                raise ValueError(f"{path}: starts.{name} must be (S, {', '.join(map(str, like.shape[1:]))}) {like.dtype}, "
-                                 f"got {'nothing' if got is None else (got.shape, str(got.dtype))}")
+                raise ValueError(
+                    f"{path}: starts.{name} must be (S, {', '.join(map(str, like.shape[1:]))}) {like.dtype}, "
+                    f"got {'nothing' if got is None else (got.shape, str(got.dtype))}"
+                )
         assert frames is not None and actions is not None
         if len(frames) != len(actions):
             raise ValueError(f"{path}: {len(frames)} start frames and {len(actions)} start actions")
@@ -184,8 +216,14 @@ def _config_of(path: str, metadata: dict[str, Any]) -> WorldConfig:
     config = about.get("config")
     names = {f.name for f in dataclasses.fields(WorldConfig)}
     if not isinstance(config, dict) or set(config) - names:
-        raise ValueError(f"{path}: its config is damaged: {sorted(set(config) - names) if isinstance(config, dict) else config!r}")
+        raise ValueError(
+            f"{path}: its config is damaged: {sorted(set(config) - names) if isinstance(config, dict) else config!r}"
+        )
     shape = config.get("frame_shape")
-    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and 1 <= n <= 4096 for n in shape)):
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(isinstance(n, int) and 1 <= n <= 4096 for n in shape)
+    ):
         raise ValueError(f"{path}: frame_shape must be three lengths of 1 to 4096, got {shape!r}")
     return WorldConfig(**{**config, "frame_shape": tuple(shape)})

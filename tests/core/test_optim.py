@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from worldmodel import Tape, Tensor, nn, ops, optim
 
 
@@ -51,7 +50,9 @@ def test_it_learns_and_the_average_follows():
         opt.step()
     raw = layer.weight.numpy().copy()
     with opt.averaged():
-        assert not np.array_equal(layer.weight.numpy(), raw) and np.allclose(layer.weight.numpy(), raw, atol=0.2)
+        assert not np.array_equal(layer.weight.numpy(), raw) and np.allclose(
+            layer.weight.numpy(), raw, atol=0.2
+        )
     assert np.array_equal(layer.weight.numpy(), raw)
     assert gradient(layer, x) < 0.1 * first
 
@@ -93,14 +94,23 @@ def test_schedules():
     for _ in range(112):
         rates.append(opt.learning_rate())
         opt.step()
-    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
-    assert rates[60] == pytest.approx(0.1 + 0.9 * 0.5, rel=0.05) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert (
+        rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
+    )
+    assert rates[60] == pytest.approx(0.1 + 0.9 * 0.5, rel=0.05) and all(
+        a >= b for a, b in zip(rates[10:], rates[11:], strict=False)
+    )
 
 
 @pytest.mark.parametrize(
     "fields, words",
-    [({"lr": -1}, "lr is out of range: -1"), ({"betas": (1, 0.9)}, "betas"), ({"ema": 1}, "ema"), ({"clip": -0.1}, "clip"),
-     ({"schedule": "step"}, "constant, linear, cosine")],
+    [
+        ({"lr": -1}, "lr is out of range: -1"),
+        ({"betas": (1, 0.9)}, "betas"),
+        ({"ema": 1}, "ema"),
+        ({"clip": -0.1}, "clip"),
+        ({"schedule": "step"}, "constant, linear, cosine"),
+    ],
 )
 def test_wrong_settings_are_refused(fields, words):
     with pytest.raises(ValueError, match=words):

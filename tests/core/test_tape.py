@@ -5,7 +5,6 @@ import threading
 
 import numpy as np
 import pytest
-
 from worldmodel import Tape, Tensor, _core, no_grad, ops
 
 
@@ -171,7 +170,7 @@ def test_a_plan_gives_the_same_bits_in_one_smaller_buffer():
     assert np.array_equal(a.numpy(), fresh.numpy()) and b.item() == ops.mean(fresh).item()
     del dead, tape, plan
     gc.collect()
-    assert np.array_equal(a.numpy(), fresh.numpy())      # outputs outlive the plan
+    assert np.array_equal(a.numpy(), fresh.numpy())  # outputs outlive the plan
 
 
 def test_a_steady_training_step_allocates_nothing():

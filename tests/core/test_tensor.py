@@ -1,4 +1,5 @@
-"""Tensor: numbers shared with NumPy, the buffer protocol and DLPack; what cannot be shared is refused in words."""
+"""Tensor: numbers shared with NumPy, the buffer protocol and DLPack; what cannot be shared is refused in
+words."""
 
 import copy
 import gc
@@ -7,7 +8,6 @@ import weakref
 
 import numpy as np
 import pytest
-
 from worldmodel import Tape, Tensor, _core, from_dlpack, ops
 
 
@@ -52,7 +52,9 @@ def test_dtypes_that_are_shared(dtype, name):
     assert t.dtype == name and np.shares_memory(t.numpy(), a) and t.numpy().dtype == dtype
 
 
-@pytest.mark.parametrize("dtype, name", [(np.float64, "float32"), (np.int64, "int32"), (np.bool_, "uint8"), (np.int8, "int32")])
+@pytest.mark.parametrize(
+    "dtype, name", [(np.float64, "float32"), (np.int64, "int32"), (np.bool_, "uint8"), (np.int8, "int32")]
+)
 def test_dtypes_that_are_converted(dtype, name):
     a = np.array([0, 1, 1], dtype)
     t = Tensor(a)
@@ -152,10 +154,27 @@ def test_operators_and_indexing():
     a = np.random.default_rng(0).standard_normal((4, 3, 2)).astype(np.float32)
     t = Tensor(a)
     for got, want in [
-        (t + t, a + a), (1 + t, 1 + a), (t - 2, t.numpy() - 2), (2 - t, 2 - a), (t * 3, 3 * a), (t / 2, a / 2), (1 / (t * t + 1), 1 / (a * a + 1)),
-        (-t, -a), (t**2, a**2), (t[1], a[1]), (t[-1, 2], a[-1, 2]), (t[1:3], a[1:3]), (t[:, 1], a[:, 1]), (t[..., 0], a[..., 0]),
-        (t[:, ::2], a[:, ::2]), (t[[2, 0]], a[[2, 0]]), (t.reshape(6, 4), a.reshape(6, 4)), (t.reshape((-1, 2)), a.reshape(-1, 2)),
-        (t.sum(), a.sum()), (t.mean((0, 2)), a.mean((0, 2))), (Tensor(a[0]) @ Tensor(a[0].T.copy()), a[0] @ a[0].T),
+        (t + t, a + a),
+        (1 + t, 1 + a),
+        (t - 2, t.numpy() - 2),
+        (2 - t, 2 - a),
+        (t * 3, 3 * a),
+        (t / 2, a / 2),
+        (1 / (t * t + 1), 1 / (a * a + 1)),
+        (-t, -a),
+        (t**2, a**2),
+        (t[1], a[1]),
+        (t[-1, 2], a[-1, 2]),
+        (t[1:3], a[1:3]),
+        (t[:, 1], a[:, 1]),
+        (t[..., 0], a[..., 0]),
+        (t[:, ::2], a[:, ::2]),
+        (t[[2, 0]], a[[2, 0]]),
+        (t.reshape(6, 4), a.reshape(6, 4)),
+        (t.reshape((-1, 2)), a.reshape(-1, 2)),
+        (t.sum(), a.sum()),
+        (t.mean((0, 2)), a.mean((0, 2))),
+        (Tensor(a[0]) @ Tensor(a[0].T.copy()), a[0] @ a[0].T),
     ]:
         np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-6)
     assert [float(x) for x in Tensor([1.0, 2.0])] == [1, 2]

@@ -1,6 +1,8 @@
-"""dynamics: what every backbone offers, so that worlds, environments, policies and planners need not know which it is.
+"""dynamics: what every backbone offers, so that worlds, environments, policies and planners need not know
+which it is.
 
-Time: frame t+1 follows frame t by action t.  A window holds for each frame the step that *leads to it*: row 0 of
+Time: frame t+1 follows frame t by action t.  A window holds for each frame the step that *leads to it*: row
+0 of
 actions, rewards and ends is empty (stepped is 0 there).
 """
 
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 class Window:
     """B windows of T frames, as tensors.
 
-    frames (B,T,H,W,C) uint8 · actions (B,T,F) float32, the features of the action that led to each frame, zeros where
-    unknown · known (B,T): that action is known · rewards, terminated (B,T): of the step that led to each frame ·
+    frames (B,T,H,W,C) uint8 · actions (B,T,F) float32, the features of the action that led to each frame,
+    zeros where
+    unknown · known (B,T): that action is known · rewards, terminated (B,T): of the step that led to each
+    frame ·
     frame_weight (B,T): 1 where the picture is real and counts · step_weight (B,T): 1 where that step exists.
     All but frames float32.
     """
@@ -69,7 +73,8 @@ class Window:
         return Window(**{n: Tensor(np.concatenate([getattr(w, n).numpy() for w in windows])) for n in names})
 
     def forgetful(self, rng: np.random.Generator, share: float) -> Window:
-        """Some samples as if their episode began later: frames before a random one repeat it, the actions that led there
+        """Some samples as if their episode began later: frames before a random one repeat it, the actions
+        that led there
         are unknown.  So a world learns to start from a short history.  The last frame and its action stay."""
         B, T = self.shape
         begin = np.where(rng.random(B) < share, rng.integers(1, max(2, T - 1), B), 0)
@@ -77,8 +82,12 @@ class Window:
         early = time <= begin[:, None]
         keep = np.where((begin > 0)[:, None] & early, 0, 1).astype(np.float32)
         frames = self.frames.numpy()[np.arange(B)[:, None], np.maximum(time, begin[:, None])]
-        return replace(self, frames=Tensor(np.ascontiguousarray(frames)), actions=Tensor(self.actions.numpy() * keep[..., None]),
-                       known=Tensor(self.known.numpy() * keep))
+        return replace(
+            self,
+            frames=Tensor(np.ascontiguousarray(frames)),
+            actions=Tensor(self.actions.numpy() * keep[..., None]),
+            known=Tensor(self.known.numpy() * keep),
+        )
 
     def __post_init__(self) -> None:
         B, T = self.shape
@@ -87,7 +96,9 @@ class Window:
             if got != (B, T):
                 raise ValueError(f"Window: {name} must have shape {(B, T)}, got {got}")
         if self.actions.shape[:2] != (B, T):
-            raise ValueError(f"Window: actions must have shape ({B}, {T}, features), got {self.actions.shape}")
+            raise ValueError(
+                f"Window: actions must have shape ({B}, {T}, features), got {self.actions.shape}"
+            )
 
 
 class Dynamics(nn.Module):
@@ -101,17 +112,20 @@ class Dynamics(nn.Module):
     """Width of the features that a step leaves for reward heads and policies."""
 
     def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
-        """Named scalar losses of a window, already weighted: their sum is minimised.  stream (B,4) int32: one row of
+        """Named scalar losses of a window, already weighted: their sum is minimised.  stream (B,4) int32:
+        one row of
         random numbers a sample (ops.normal)."""
         raise NotImplementedError
 
     def outcome_losses(self, window: Window) -> dict[str, Tensor]:
-        """Losses of reward and termination alone, of each window's last step, for windows in which rare events are drawn
+        """Losses of reward and termination alone, of each window's last step, for windows in which rare
+        events are drawn
         often; empty for a backbone whose `losses` hold them."""
         return {}
 
     def parts(self) -> dict[str, list[Tensor]]:
-        """Parameters that share no loss, each to be clipped and updated apart: one part's large gradient must not
+        """Parameters that share no loss, each to be clipped and updated apart: one part's large gradient
+        must not
         shrink another's."""
         return {"all": self.parameters()}
 

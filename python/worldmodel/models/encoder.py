@@ -9,11 +9,14 @@ from ..tensor import Tensor
 class FrameEncoder(nn.Module):
     """The last `frames` frames, (B,H,W,frames C) in [-1, 1] -> (B,features).
 
-    A 4x4 convolution of stride 4, one of 3x3 and stride 2, one linear layer: about 5 MFLOP at 48x64.  Deeper stacks without
+    A 4x4 convolution of stride 4, one of 3x3 and stride 2, one linear layer: about 5 MFLOP at 48x64.  Deeper
+    stacks without
     norms did not learn rare events here, and with norms cost four times as much for the same precision.
     """
 
-    def __init__(self, frame_shape: tuple[int, int, int], frames: int = 2, width: int = 32, features: int = 128):
+    def __init__(
+        self, frame_shape: tuple[int, int, int], frames: int = 2, width: int = 32, features: int = 128
+    ):
         H, W, C = frame_shape
         if H < 8 or W < 8:
             raise ValueError(f"FrameEncoder: frames must be at least 8x8, got {H}x{W}")

@@ -7,9 +7,11 @@ from ..tensor import Tensor
 
 
 class Heads(nn.Module):
-    """Reward as a two-hot distribution over symexp-spaced bins (Hafner et al. 2023), termination as a logit; both 0 at first.
+    """Reward as a two-hot distribution over symexp-spaced bins (Hafner et al. 2023), termination as a logit;
+    both 0 at first.
 
-    bins: symexp of an even spacing of [-limit, limit]: limit 6 reaches +-402, 20 any reward.  The expectation is taken of the
+    bins: symexp of an even spacing of [-limit, limit]: limit 6 reaches +-402, 20 any reward.  The
+    expectation is taken of the
     rewards themselves, not of their symlog: half a chance of +97 against -4 is worth 46, not 3.
     """
 
@@ -26,7 +28,9 @@ class Heads(nn.Module):
         n = self._count
         return ops.slice(out, -1, 0, n), ops.reshape(ops.slice(out, -1, n, n + 1), (out.shape[0],))
 
-    def losses(self, features: Tensor, rewards: Tensor, terminated: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, features: Tensor, rewards: Tensor, terminated: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
         """Cross-entropies in nats, over the steps that exist; rewards, terminated, weight (R,)."""
         logits, end = self(features)
         return {

@@ -1,12 +1,15 @@
-"""unet: the next frame from the last few, by a small convolutional network with AdaGN (after DIAMOND, Alonso et al. 2024).
+"""unet: the next frame from the last few, by a small convolutional network with AdaGN (after DIAMOND, Alonso
+et al. 2024).
 
     c     = MLP(sinusoids(tau), sinusoids(d), z of each context action)
     x_hat = last frame + net(noisy frame, context frames; c)             predict the change
-    flow  : x_tau = (1 - tau) eps + tau x, trained on |x_hat - x|^2; half the samples at tau = 0, where the answer is
+    flow  : x_tau = (1 - tau) eps + tau x, trained on |x_hat - x|^2; half the samples at tau = 0, where the
+    answer is
             the conditional mean, so that one step from pure noise is already a good one
     ends  : reward and termination by a small network of its own (outcome.py)
 
-Convolutions pay when data and minutes are few (docs/learning.md); there is no horizon and no cache but the last frames.
+Convolutions pay when data and minutes are few (docs/learning.md); there is no horizon and no cache but the
+last frames.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ SIZES = {
 
 
 class AdaGN(nn.Module):
-    """silu(GroupNorm(x) (1 + scale) + shift), scale and shift linear in c and 0 at first; groups of about 32 channels."""
+    """silu(GroupNorm(x) (1 + scale) + shift), scale and shift linear in c and 0 at first; groups of about 32
+    channels."""
 
     def __init__(self, features: int, cond: int):
         self.modulation = nn.Linear(cond, 2 * features, init=nn.zeros)
@@ -57,16 +61,29 @@ class Residual(nn.Module):
 class Network(nn.Module):
     """Space to depth, levels of residual blocks down and up with skips, depth to space."""
 
-    def __init__(self, channels_in: int, channels_out: int, widths: tuple[int, ...], depths: tuple[int, ...], cond: int, patch: int):
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        widths: tuple[int, ...],
+        depths: tuple[int, ...],
+        cond: int,
+        patch: int,
+    ):
         self._patch = patch
         self.stem = nn.Conv2d(channels_in * patch * patch, widths[0])
         self.down = [[Residual(w, w, cond) for _ in range(d)] for w, d in zip(widths, depths, strict=True)]
         self.shrink = [nn.Conv2d(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False)]
         self.middle = Residual(widths[-1], widths[-1], cond)
         self.grow = [nn.Conv2d(b, a, upsample=2) for a, b in zip(widths, widths[1:], strict=False)]
-        self.up = [[Residual(2 * w if j == 0 else w, w, cond) for j in range(d)]
-                   for w, d in zip(widths[:-1], depths[:-1], strict=True)]
-        self.norm, self.out = AdaGN(widths[0], cond), nn.Conv2d(widths[0], channels_out * patch * patch, init=nn.zeros)
+        self.up = [
+            [Residual(2 * w if j == 0 else w, w, cond) for j in range(d)]
+            for w, d in zip(widths[:-1], depths[:-1], strict=True)
+        ]
+        self.norm, self.out = (
+            AdaGN(widths[0], cond),
+            nn.Conv2d(widths[0], channels_out * patch * patch, init=nn.zeros),
+        )
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (B,H,W,channels_in), c (B,cond) -> (B,H,W,channels_out)."""
@@ -92,27 +109,46 @@ class Network(nn.Module):
 class UNet(Dynamics):
     """The UNet as a world's dynamics.
 
-    size: 'T', 'S', 'M' or 'B'.  context: frames it looks back on.  patch: space to depth at the stem; frame sides must be
-    multiples of patch * 2^(levels - 1).  steps: denoising steps of a sampler unless it says otherwise.  at_noise: share of
-    training samples at tau = 0.  forget: share of training windows that begin late (Window.forgetful).  Raises ValueError for what does not fit.
+    size: 'T', 'S', 'M' or 'B'.  context: frames it looks back on.  patch: space to depth at the stem; frame
+    sides must be
+    multiples of patch * 2^(levels - 1).  steps: denoising steps of a sampler unless it says otherwise. 
+    at_noise: share of
+    training samples at tau = 0.  forget: share of training windows that begin late (Window.forgetful). 
+    Raises ValueError for what does not fit.
     """
 
-    def __init__(self, frame_shape: tuple[int, int, int], action_features: int, size: str = "S", context: int = 4,
-                 patch: int = 2, steps: int = 1, at_noise: float = 0.75, forget: float = 0.1,
-                 reward_bins: int = 41, reward_limit: float = 6.0,
-                 widths: tuple[int, ...] | None = None, depths: tuple[int, ...] | None = None, cond: int | None = None):
+    def __init__(
+        self,
+        frame_shape: tuple[int, int, int],
+        action_features: int,
+        size: str = "S",
+        context: int = 4,
+        patch: int = 2,
+        steps: int = 1,
+        at_noise: float = 0.75,
+        forget: float = 0.1,
+        reward_bins: int = 41,
+        reward_limit: float = 6.0,
+        widths: tuple[int, ...] | None = None,
+        depths: tuple[int, ...] | None = None,
+        cond: int | None = None,
+    ):
         if size not in SIZES:
             raise ValueError(f"UNet: size must be one of {', '.join(SIZES)}, got {size!r}")
         if context < 1 or steps < 1 or not 0 <= at_noise <= 1:
-            raise ValueError(f"UNet: wanted context >= 1, steps >= 1, 0 <= at_noise <= 1, got {context}, {steps}, {at_noise}")
+            raise ValueError(
+                f"UNet: wanted context >= 1, steps >= 1, 0 <= at_noise <= 1, got {context}, {steps}, {at_noise}"
+            )
         H, W, C = frame_shape
         widths = tuple(widths or SIZES[size]["widths"])
         depths = tuple(depths or SIZES[size]["depths"])
         cond = cond or SIZES[size]["cond"]
         unit = patch * 2 ** (len(widths) - 1)
         if len(widths) != len(depths) or H % unit or W % unit:
-            raise ValueError(f"UNet: frame sides must be multiples of {unit} and widths as many as depths, "
-                             f"got {H}x{W}, {len(widths)} and {len(depths)}")
+            raise ValueError(
+                f"UNet: frame sides must be multiples of {unit} and widths as many as depths, "
+                f"got {H}x{W}, {len(widths)} and {len(depths)}"
+            )
         if context < 2:
             raise ValueError(f"UNet: context must be at least 2, got {context}")
         self.context, self.window, self.feature_size = context, context + 1, 128
@@ -121,7 +157,9 @@ class UNet(Dynamics):
         self.actions = nn.Linear(action_features + 1, 32)
         self.condition = nn.MLP(2 * self._levels + 32 * context, cond, cond)
         self.network = Network(C * (context + 1), C, widths, depths, cond, patch)
-        self.outcome = Outcome(frame_shape, action_features + 1, context, self.feature_size, reward_bins, reward_limit)
+        self.outcome = Outcome(
+            frame_shape, action_features + 1, context, self.feature_size, reward_bins, reward_limit
+        )
 
     # ---- the network with its conditions ----
 
@@ -131,7 +169,9 @@ class UNet(Dynamics):
         stacked = ops.reshape(ops.permute(frames, (0, 2, 3, 1, 4)), (B, H, W, n * C))
         return ops.scale_shift(ops.cast(stacked, "float32"), 1 / 127.5, -1.0)
 
-    def _predict(self, noisy: Tensor, context: Tensor, actions: Tensor, level: Tensor, size: Tensor) -> Tensor:
+    def _predict(
+        self, noisy: Tensor, context: Tensor, actions: Tensor, level: Tensor, size: Tensor
+    ) -> Tensor:
         """noisy (B,H,W,C), context (B,H,W,n C), actions (B,n,F+1), level and size (B,) -> x_hat (B,H,W,C)."""
         B, C = noisy.shape[0], self._shape[2]
         z = ops.reshape(self.actions(actions), (B, -1))
@@ -162,8 +202,10 @@ class UNet(Dynamics):
         window = window.forgetful(_generator(stream), self._forget)
         clean = ops.reshape(self._numbers(ops.slice(window.frames, 1, n, n + 1)), (B, H, W, C))
         context = self._numbers(ops.slice(window.frames, 1, 0, n))
-        tau = ops.mul(ops.uniform(stream, salt=1, shape=(B,)),
-                      ops.bernoulli(Tensor(np.full(B, 1 - self._at_noise, np.float32)), stream, salt=2))
+        tau = ops.mul(
+            ops.uniform(stream, salt=1, shape=(B,)),
+            ops.bernoulli(Tensor(np.full(B, 1 - self._at_noise, np.float32)), stream, salt=2),
+        )
         noisy = ops.noise(clean, stream, tau, salt=3)
         guess = self._predict(noisy, context, self._actions(window), tau, Tensor(np.zeros(B, np.float32)))
         return {"frames": ops.mse(guess, clean, _last(window.frame_weight))}
@@ -172,7 +214,9 @@ class UNet(Dynamics):
         """reward and termination of each window's last step: see Heads."""
         context = self._numbers(ops.slice(window.frames, 1, self.context - 2, self.context))
         features = self.outcome(context, self._actions(window))
-        return self.outcome.heads.losses(features, *(_last(t) for t in (window.rewards, window.terminated, window.step_weight)))
+        return self.outcome.heads.losses(
+            features, *(_last(t) for t in (window.rewards, window.terminated, window.step_weight))
+        )
 
     def parts(self) -> dict[str, list[Tensor]]:
         outcome = self.outcome.parameters()
@@ -203,7 +247,9 @@ class UNetSampler(Sampler):
             raise ValueError(f"sampler: steps must be at least 1, got {steps}")
         H, W, C = model._shape
         self.state["frames"] = Tensor(np.zeros((n, model.context, H, W, C), np.uint8), copy=True)
-        self.state["actions"] = Tensor(np.zeros((n, model.context, self.action_features + 1), np.float32), copy=True)
+        self.state["actions"] = Tensor(
+            np.zeros((n, model.context, self.action_features + 1), np.float32), copy=True
+        )
         self._plan = self._record()
 
     def _record(self) -> Plan:
@@ -217,7 +263,7 @@ class UNetSampler(Sampler):
                 tau = k / self.steps
                 level, size = (Tensor(np.full(n, v, np.float32)) for v in (tau, 0.0))
                 guess = m._predict(x, context, self.state["actions"], level, size)
-                if k + 1 < self.steps:       # Euler: x += (x_hat - x) dtau / (1 - tau)
+                if k + 1 < self.steps:  # Euler: x += (x_hat - x) dtau / (1 - tau)
                     step = (1 / self.steps) / (1 - tau)
                     x = ops.add(ops.scale_shift(x, 1 - step, 0.0), ops.scale_shift(guess, step, 0.0))
             frames = ops.frames_u8(guess)
@@ -230,7 +276,9 @@ class UNetSampler(Sampler):
         n = self.model.context
         missing = max(0, n - frames.shape[1])
         keep = frames[:, -n:]
-        self.state["frames"].numpy()[rows] = np.concatenate([np.repeat(keep[:, :1], missing, 1), keep], 1) if missing else keep
+        self.state["frames"].numpy()[rows] = (
+            np.concatenate([np.repeat(keep[:, :1], missing, 1), keep], 1) if missing else keep
+        )
         past = np.zeros((len(rows), n, self.action_features + 1), np.float32)
         led = actions[:, -n:]
         past[:, n - led.shape[1] :, :-1] = led

@@ -4,4 +4,13 @@ from .evaluate import Evaluation, evaluate
 from .policy import PolicyLearner, TrainPolicy, train_policy
 from .world import TrainWorld, WorldLearner, train_world
 
-__all__ = ["Evaluation", "PolicyLearner", "TrainPolicy", "TrainWorld", "WorldLearner", "evaluate", "train_policy", "train_world"]
+__all__ = [
+    "Evaluation",
+    "PolicyLearner",
+    "TrainPolicy",
+    "TrainWorld",
+    "WorldLearner",
+    "evaluate",
+    "train_policy",
+    "train_world",
+]

@@ -1,4 +1,5 @@
-"""evaluate: what a policy is worth, in the real environment or in an imagined one, with an interval and a baseline beside it."""
+"""evaluate: what a policy is worth, in the real environment or in an imagined one, with an interval and a
+baseline beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from ..metrics import Interval, interval
 
 @dataclass
 class Evaluation:
-    """Returns and lengths of episodes, their mean with a 95 % interval, and the same of random actions if asked."""
+    """Returns and lengths of episodes, their mean with a 95 % interval, and the same of random actions if
+    asked."""
 
     returns: np.ndarray
     lengths: np.ndarray
@@ -30,8 +32,13 @@ def _text(i: Interval) -> str:
     return f"{i.mean:.1f} +- {(i.high - i.low) / 2:.1f} (95 %, n = {i.n})"
 
 
-def play_episodes(policy: Callable[..., Any], env: Any, episodes: int, seed: int, watch: Callable[[np.ndarray], None] | None = None
-                  ) -> tuple[np.ndarray, np.ndarray]:
+def play_episodes(
+    policy: Callable[..., Any],
+    env: Any,
+    episodes: int,
+    seed: int,
+    watch: Callable[[np.ndarray], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Whole episodes of a policy in one environment of frames: (returns, lengths)."""
     returns, lengths = [], []
     for i in range(episodes):
@@ -48,11 +55,19 @@ def play_episodes(policy: Callable[..., Any], env: Any, episodes: int, seed: int
     return np.array(returns), np.array(lengths)
 
 
-def evaluate(policy: Callable[..., Any], env_id: Any, episodes: int = 50, seed: int = 10_000, world: Any = None, random_episodes: int = 0,
-             **how: Any) -> Evaluation:
+def evaluate(
+    policy: Callable[..., Any],
+    env_id: Any,
+    episodes: int = 50,
+    seed: int = 10_000,
+    world: Any = None,
+    random_episodes: int = 0,
+    **how: Any,
+) -> Evaluation:
     """Play whole episodes and report their returns.
 
-    env_id: a Gymnasium id or environment, prepared as `collect` prepares it (how: frames=, frame_skip=, ...), or the dict
+    env_id: a Gymnasium id or environment, prepared as `collect` prepares it (how: frames=, frame_skip=,
+    ...), or the dict
     `replay.environment`.  world: play in this world instead.  random_episodes: also play random actions.
     """
     if episodes < 2:
@@ -67,7 +82,11 @@ def evaluate(policy: Callable[..., Any], env_id: Any, episodes: int = 50, seed: 
         returns, lengths = play_episodes(policy, env, episodes, seed)
         baseline = None
         if random_episodes:
-            baseline = interval(play_episodes(RandomPolicy(env.action_space, seed=seed), env, random_episodes, seed + episodes)[0])
+            baseline = interval(
+                play_episodes(
+                    RandomPolicy(env.action_space, seed=seed), env, random_episodes, seed + episodes
+                )[0]
+            )
     finally:
         env.close()
     return Evaluation(returns, lengths, interval(returns), baseline)

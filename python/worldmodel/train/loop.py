@@ -1,6 +1,7 @@
 """loop: the only part the training recipes share: how long, what to log, where to save, how to go on.
 
-A run is a folder: `log.jsonl` (one object a step logged), TensorBoard events if tensorboardX is there, `state.safetensors`
+A run is a folder: `log.jsonl` (one object a step logged), TensorBoard events if tensorboardX is there,
+`state.safetensors`
 (everything needed to go on bit for bit), `settings.json`.
 """
 
@@ -25,9 +26,18 @@ class Diverged(RuntimeError):
 
 
 class Budget:
-    """How long: steps, minutes, or both (whichever ends first).  Iterating yields step numbers and shows progress."""
+    """How long: steps, minutes, or both (whichever ends first).  Iterating yields step numbers and shows
+    progress."""
 
-    def __init__(self, steps: int | None, minutes: float | None, name: str, done: int = 0, seconds: float = 0.0, quiet: bool = False):
+    def __init__(
+        self,
+        steps: int | None,
+        minutes: float | None,
+        name: str,
+        done: int = 0,
+        seconds: float = 0.0,
+        quiet: bool = False,
+    ):
         if steps is None and minutes is None:
             raise ValueError(f"{name}: say how long: steps or minutes")
         if (steps is not None and steps < 0) or (minutes is not None and not minutes >= 0):
@@ -53,7 +63,9 @@ class Budget:
         return min(1.0, max(parts))
 
     def spent(self) -> bool:
-        return (self.steps is not None and self.done >= self.steps) or (self.minutes is not None and self.seconds >= 60 * self.minutes)
+        return (self.steps is not None and self.done >= self.steps) or (
+            self.minutes is not None and self.seconds >= 60 * self.minutes
+        )
 
     def pause(self) -> _Pause:
         """`with budget.pause():` evaluation does not count as training time."""
@@ -62,12 +74,19 @@ class Budget:
     def __iter__(self) -> Iterator[int]:
         from tqdm import tqdm
 
-        bar = tqdm(total=self.steps or round(60 * (self.minutes or 0)), initial=self.done if self.steps else round(self._before),
-                   unit="step" if self.steps else "s", desc=self.name, disable=self.quiet, dynamic_ncols=True, leave=True)
+        bar = tqdm(
+            total=self.steps or round(60 * (self.minutes or 0)),
+            initial=self.done if self.steps else round(self._before),
+            unit="step" if self.steps else "s",
+            desc=self.name,
+            disable=self.quiet,
+            dynamic_ncols=True,
+            leave=True,
+        )
         self.bar = bar
         with bar, _StopSignals(self):
             while not self.spent() and not self.stopped:
-                self.done += 1          # before the step runs: what a step saves then counts it
+                self.done += 1  # before the step runs: what a step saves then counts it
                 yield self.done - 1
                 bar.update(1 if self.steps else max(0, min(round(self.seconds), bar.total) - bar.n))
 
@@ -120,7 +139,9 @@ class Run:
         self.history: list[dict[str, float]] = []
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / "settings.json", json.dumps(settings, indent=1, default=str).encode())
+            write_atomically(
+                self.folder / "settings.json", json.dumps(settings, indent=1, default=str).encode()
+            )
 
     def log(self, step: int, **numbers: float) -> None:
         """One line; raises Diverged if a loss is not finite."""

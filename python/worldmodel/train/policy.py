@@ -6,8 +6,10 @@ Each round: imagined episodes start from real frames; the policy plays them for 
 
     G_t = r_t + gamma c_t ((1 - lambda) v_{t+1} + lambda G_{t+1}),   c_t = 1 - P(terminated), G_H = v_H
 
-(the lambda return; Sutton & Barto 2018, 12.3); advantages are divided by a running range of the returns (5 to 95 %, at
-least 1 after scaling; Hafner et al. 2023); a few epochs of clipped policy gradient follow (PPO; Schulman et al. 2017), every
+(the lambda return; Sutton & Barto 2018, 12.3); advantages are divided by a running range of the returns (5
+to 95 %, at
+least 1 after scaling; Hafner et al. 2023); a few epochs of clipped policy gradient follow (PPO; Schulman et
+al. 2017), every
 sample weighted by the probability that its episode has lived that long.
 """
 
@@ -74,8 +76,11 @@ class TrainPolicy:
     """No progress bar."""
 
 
-def lambda_returns(rewards: np.ndarray, continues: np.ndarray, values: np.ndarray, gamma: float, lam: float) -> np.ndarray:
-    """rewards, continues (H,N) of steps 0..H-1, values (H+1,N) of the states before each step and after the last -> (H,N)."""
+def lambda_returns(
+    rewards: np.ndarray, continues: np.ndarray, values: np.ndarray, gamma: float, lam: float
+) -> np.ndarray:
+    """rewards, continues (H,N) of steps 0..H-1, values (H+1,N) of the states before each step and after the
+    last -> (H,N)."""
     out, after = np.empty_like(rewards), values[-1]
     for t in reversed(range(len(rewards))):
         after = rewards[t] + gamma * continues[t] * ((1 - lam) * values[t + 1] + lam * after)
@@ -105,20 +110,28 @@ class Imagination:
         self.rare_count = int(round(rare_starts * lanes)) if len(self.rare) else 0
         self.sampler: Sampler = world.sampler(lanes)
         self.rng = np.random.default_rng(seed)
-        self.stream = streams(np.uint64(seed) * np.uint64(1 << 20) + np.arange(lanes, dtype=np.uint64) + np.uint64(1 << 40))
+        self.stream = streams(
+            np.uint64(seed) * np.uint64(1 << 20) + np.arange(lanes, dtype=np.uint64) + np.uint64(1 << 40)
+        )
 
     def begin(self) -> tuple[np.ndarray, np.ndarray]:
-        """Start every lane from real frames; returns the frames (N,context,H,W,C) and the features of the last action (N,F)."""
+        """Start every lane from real frames; returns the frames (N,context,H,W,C) and the features of the
+        last action (N,F)."""
         n, common = self.world.context, self.lanes - self.rare_count
         parts = [self._windows(self.replay.sample(self.rng, 2 * common + 8, n), common)] if common else []
         if self.rare_count:
-            parts.append(self._windows(self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, 6)), self.rare_count))
+            parts.append(
+                self._windows(
+                    self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, 6)), self.rare_count
+                )
+            )
         frames, led = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
         self.sampler.reset(frames, led, self.rng.integers(0, 2**63, self.lanes, np.uint64))
         return frames, led[:, -1]
 
     def _windows(self, batch: Batch, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Count windows whose last frame is real and is acted on: (frames, features of the actions that led to each)."""
+        """Count windows whose last frame is real and is acted on: (frames, features of the actions that led
+        to each)."""
         alive = batch.frame_known[:, -1] & batch.mask[:, -1] & batch.acted[:, -1]
         rows = np.argsort(~alive, kind="stable")[:count]
         features = self.replay.features(batch)
@@ -128,9 +141,11 @@ class Imagination:
 
     def play(self, policy: Policy, horizon: int) -> Imagined:
         frames, last = self.begin()
-        past = frames[:, -policy._frames:]
+        past = frames[:, -policy._frames :]
         acting = policy.acting(self.lanes)
-        seen: dict[str, list[Any]] = {k: [] for k in ("frames", "last", "picks", "numbers", "values", "rewards", "continues")}
+        seen: dict[str, list[Any]] = {
+            k: [] for k in ("frames", "last", "picks", "numbers", "values", "rewards", "continues")
+        }
         for t in range(horizon + 1):
             picks, numbers, values = acting.act(past, last, self.stream)
             self.stream[:, 3] += 1
@@ -148,8 +163,15 @@ class Imagination:
         return Imagined(**stacked)
 
 
-def train_policy(world: World, replay: Replay, settings: TrainPolicy | None = None, policy: Policy | None = None, **fields: Any) -> Policy:
-    """Learn a policy in a world, from imagined frames only; a given policy goes on learning.  fields override settings.
+def train_policy(
+    world: World,
+    replay: Replay,
+    settings: TrainPolicy | None = None,
+    policy: Policy | None = None,
+    **fields: Any,
+) -> Policy:
+    """Learn a policy in a world, from imagined frames only; a given policy goes on learning.  fields
+    override settings.
 
     Interrupted (Ctrl-C), it returns the policy as it is.  Raises Diverged on NaN.
     """
@@ -163,7 +185,8 @@ def train_policy(world: World, replay: Replay, settings: TrainPolicy | None = No
 
 
 class PolicyLearner:
-    """A policy with its optimiser and return range; `learn` may be called again and again as the world improves."""
+    """A policy with its optimiser and return range; `learn` may be called again and again as the world
+    improves."""
 
     def __init__(self, world: World, policy: Policy, s: TrainPolicy):
         self.world, self.policy, self.s = world, policy, s
@@ -172,9 +195,13 @@ class PolicyLearner:
         self.rounds = 0
         self.folder = Run(s.run, dataclasses.asdict(s))
 
-    def learn(self, replay: Replay, steps: int | None = None, minutes: float | None = None) -> dict[str, float]:
+    def learn(
+        self, replay: Replay, steps: int | None = None, minutes: float | None = None
+    ) -> dict[str, float]:
         """So many rounds, or minutes; returns the means of the last rounds' numbers."""
-        imagination = Imagination(self.world, replay, self.s.lanes, self.s.seed + 7919 * self.rounds, self.s.rare_starts)
+        imagination = Imagination(
+            self.world, replay, self.s.lanes, self.s.seed + 7919 * self.rounds, self.s.rare_starts
+        )
         budget = Budget(steps, minutes, "policy", quiet=self.s.quiet)
         rows: list[dict[str, float]] = []
         for _ in budget:
@@ -191,17 +218,35 @@ class PolicyLearner:
         returns = lambda_returns(rewards, played.continues, played.values, s.gamma, s.lam)
         spread = max(float(np.quantile(returns, 0.95) - np.quantile(returns, 0.05)), 1e-3)
         self.range = spread if self.rounds == 0 else 0.9 * self.range + 0.1 * spread
-        alive = np.cumprod(np.concatenate([np.ones((1, rewards.shape[1]), np.float32), played.continues[:-1]]), 0)
-        numbers = self.update(played, returns, (returns - played.values[:-1]) / self.range, alive.astype(np.float32))
+        alive = np.cumprod(
+            np.concatenate([np.ones((1, rewards.shape[1]), np.float32), played.continues[:-1]]), 0
+        )
+        numbers = self.update(
+            played, returns, (returns - played.values[:-1]) / self.range, alive.astype(np.float32)
+        )
         self.rounds += 1
-        return {"imagined_return": float((rewards * alive).sum(0).mean() / s.reward_scale),
-                "ended": float(1 - (alive[-1] * played.continues[-1]).mean()), "range": self.range, **numbers}
+        return {
+            "imagined_return": float((rewards * alive).sum(0).mean() / s.reward_scale),
+            "ended": float(1 - (alive[-1] * played.continues[-1]).mean()),
+            "range": self.range,
+            **numbers,
+        }
 
-    def update(self, played: Imagined, returns: np.ndarray, advantages: np.ndarray, alive: np.ndarray) -> dict[str, float]:
+    def update(
+        self, played: Imagined, returns: np.ndarray, advantages: np.ndarray, alive: np.ndarray
+    ) -> dict[str, float]:
         s, policy = self.s, self.policy
-        flat = {k: np.ascontiguousarray(v.reshape(-1, *v.shape[2:])) for k, v in
-                (("frames", played.frames), ("last", played.last), ("picks", played.picks),
-                 ("returns", returns), ("advantages", advantages), ("alive", alive))}
+        flat = {
+            k: np.ascontiguousarray(v.reshape(-1, *v.shape[2:]))
+            for k, v in (
+                ("frames", played.frames),
+                ("last", played.last),
+                ("picks", played.picks),
+                ("returns", returns),
+                ("advantages", advantages),
+                ("alive", alive),
+            )
+        }
         numbers = None if played.numbers is None else played.numbers.reshape(-1, played.numbers.shape[-1])
         old = _log_probs(policy, flat, numbers, s.minibatch)
         totals: dict[str, list[float]] = {"entropy": [], "critic": [], "moved": []}
@@ -210,14 +255,18 @@ class PolicyLearner:
             for i in range(0, len(order) - s.minibatch + 1, s.minibatch):
                 rows = order[i : i + s.minibatch]
                 batch = {k: np.ascontiguousarray(v[rows]) for k, v in flat.items()}
-                part = self.gradient(batch, None if numbers is None else np.ascontiguousarray(numbers[rows]), old[rows])
+                part = self.gradient(
+                    batch, None if numbers is None else np.ascontiguousarray(numbers[rows]), old[rows]
+                )
                 if self.optimiser.step().skipped:
                     raise Diverged("policy: the gradient is not finite")
                 for k, v in part.items():
                     totals[k].append(v)
         return {k: float(np.mean(v)) for k, v in totals.items()}
 
-    def gradient(self, batch: dict[str, np.ndarray], numbers: np.ndarray | None, old: np.ndarray) -> dict[str, float]:
+    def gradient(
+        self, batch: dict[str, np.ndarray], numbers: np.ndarray | None, old: np.ndarray
+    ) -> dict[str, float]:
         s, policy = self.s, self.policy
         weight, advantage = Tensor(batch["alive"]), Tensor(batch["advantages"].astype(np.float32))
         with Tape() as tape:
@@ -227,19 +276,33 @@ class PolicyLearner:
             bounded = ops.clamp(ratio, 1 - s.clip_ratio, 1 + s.clip_ratio)
             gain = ops.minimum(ops.mul(ratio, advantage), ops.mul(bounded, advantage))
             entropy = ops.mean(ops.mul(policy.actor.entropy(d), weight))
-            critic = ops.two_hot_loss(value, Tensor(batch["returns"].astype(np.float32)), policy._bins, weight)
+            critic = ops.two_hot_loss(
+                value, Tensor(batch["returns"].astype(np.float32)), policy._bins, weight
+            )
             loss = ops.sub(critic * s.value - ops.mean(ops.mul(gain, weight)), entropy * s.entropy)
         tape.backward(loss)
-        return {"entropy": entropy.item(), "critic": critic.item(), "moved": float(np.abs(ratio.numpy() - 1).mean())}
+        return {
+            "entropy": entropy.item(),
+            "critic": critic.item(),
+            "moved": float(np.abs(ratio.numpy() - 1).mean()),
+        }
 
 
 def imagination_order(round_: int, count: int, seed: int, turn: int) -> np.ndarray:
     return np.random.default_rng([seed, round_, turn]).permutation(count)
 
 
-def _log_probs(policy: Policy, flat: dict[str, np.ndarray], numbers: np.ndarray | None, size: int) -> np.ndarray:
+def _log_probs(
+    policy: Policy, flat: dict[str, np.ndarray], numbers: np.ndarray | None, size: int
+) -> np.ndarray:
     out = []
     for i in range(0, len(flat["last"]), size):
         d, _ = policy.forward(Tensor(flat["frames"][i : i + size]), Tensor(flat["last"][i : i + size]))
-        out.append(np.array(policy.actor.log_prob(d, flat["picks"][i : i + size], None if numbers is None else numbers[i : i + size]).numpy()))
+        out.append(
+            np.array(
+                policy.actor.log_prob(
+                    d, flat["picks"][i : i + size], None if numbers is None else numbers[i : i + size]
+                ).numpy()
+            )
+        )
     return np.concatenate(out)

@@ -1,7 +1,9 @@
 """rare: windows that end in a rare event (a kill, a goal, an end), drawn as often as common ones.
 
-A step's kind is its reward, in bins of symlog, and whether it terminates; every kind but the commonest is rare, and a draw
-takes a kind first, then a step of it, so that 30 kills in 4,000 steps are seen in every update.  `weight` undoes the bias:
+A step's kind is its reward, in bins of symlog, and whether it terminates; every kind but the commonest is
+rare, and a draw
+takes a kind first, then a step of it, so that 30 kills in 4,000 steps are seen in every update.  `weight`
+undoes the bias:
 without it a policy learns to hunt events that the model expects a hundred times too often.
 """
 
@@ -34,10 +36,13 @@ class RareSteps:
         self.drawn = dict(zip(rare, self.share, strict=True))
 
     def _kinds(self, rewards: np.ndarray, terminated: np.ndarray) -> list[tuple[int, bool]]:
-        return [(int(b), bool(e)) for b, e in zip(np.round(symlog(rewards) / self.width), terminated, strict=True)]
+        return [
+            (int(b), bool(e)) for b, e in zip(np.round(symlog(rewards) / self.width), terminated, strict=True)
+        ]
 
     def weight(self, rewards: np.ndarray, terminated: np.ndarray, half: float) -> np.ndarray:
-        """What a sample counts, (n,) float32, in batches of which a share `half` was drawn here and the rest evenly: its
+        """What a sample counts, (n,) float32, in batches of which a share `half` was drawn here and the rest
+        evenly: its
         kind's natural frequency over its frequency in the batch."""
         out = []
         for kind in self._kinds(rewards, terminated):
@@ -50,7 +55,8 @@ class RareSteps:
         return sum(len(k) for k in self.kinds)
 
     def draw(self, rng: np.random.Generator, count: int, before: tuple[int, int] = (0, 0)) -> Batch:
-        """Windows of `length` frames that end in a rare step, or a random number of steps (before) earlier; kinds of 16
+        """Windows of `length` frames that end in a rare step, or a random number of steps (before) earlier;
+        kinds of 16
         steps and more equally often."""
         picks = rng.choice(len(self.kinds), size=count, p=self.share)
         rows = np.stack([self.kinds[k][rng.integers(len(self.kinds[k]))] for k in picks])

@@ -18,8 +18,11 @@ from ..world import World
 HORIZONS = (1, 2, 3, 4, 5, 15, 50)
 
 
-def windows(world: World, replay: Replay, count: int, horizon: int, seed: int) -> tuple[Batch, np.ndarray, np.ndarray]:
-    """Up to count windows of context + horizon real frames: (batch, rows of it that are whole, features of the action that led
+def windows(
+    world: World, replay: Replay, count: int, horizon: int, seed: int
+) -> tuple[Batch, np.ndarray, np.ndarray]:
+    """Up to count windows of context + horizon real frames: (batch, rows of it that are whole, features of
+    the action that led
     to each frame)."""
     batch = replay.sample(np.random.default_rng(seed), 8 * count, world.context + horizon)
     whole = (batch.mask & batch.frame_known).all(1)
@@ -28,7 +31,9 @@ def windows(world: World, replay: Replay, count: int, horizon: int, seed: int) -
     return batch, rows, Window.of(batch, replay.features(batch)).actions.numpy()
 
 
-def imagine(world: World, frames: np.ndarray, actions: np.ndarray, horizon: int, seed: int, **options: Any) -> np.ndarray:
+def imagine(
+    world: World, frames: np.ndarray, actions: np.ndarray, horizon: int, seed: int, **options: Any
+) -> np.ndarray:
     """Self-fed roll-outs from the first `context` frames (N,T,H,W,C) by the actions that led to each (N,T,F):
     uint8 (N,horizon,H,W,C)."""
     n = world.context
@@ -37,8 +42,11 @@ def imagine(world: World, frames: np.ndarray, actions: np.ndarray, horizon: int,
     return np.stack([sampler.step(actions[:, n + t]).frames for t in range(horizon)], 1)
 
 
-def teacher_forced(world: World, frames: np.ndarray, actions: np.ndarray, horizon: int, seed: int) -> np.ndarray:
-    """The next frame from the real ones before it, at each of `horizon` steps: mean squared errors (horizon,)."""
+def teacher_forced(
+    world: World, frames: np.ndarray, actions: np.ndarray, horizon: int, seed: int
+) -> np.ndarray:
+    """The next frame from the real ones before it, at each of `horizon` steps: mean squared errors
+    (horizon,)."""
     n = world.context
     sampler = world.sampler(len(frames))
     errors = []
@@ -48,12 +56,22 @@ def teacher_forced(world: World, frames: np.ndarray, actions: np.ndarray, horizo
     return np.array(errors)
 
 
-def world_report(world: World, replay: Replay, folder: Path, count: int = 64, drift: int = 1000, seed: int = 0) -> dict[str, Any]:
+def world_report(
+    world: World, replay: Replay, folder: Path, count: int = 64, drift: int = 1000, seed: int = 0
+) -> dict[str, Any]:
     """Score a world on a replay it has not seen; writes pictures and films into the folder.
 
-    Returns psnr, ssim and psnr_changing by horizon, each beside copy_last, action_shuffle_ratio, the self-fed gap, drift.
+    Returns psnr, ssim and psnr_changing by horizon, each beside copy_last, action_shuffle_ratio, the
+    self-fed gap, drift.
     """
-    about: dict[str, Any] = {"psnr": {}, "copy_last": {}, "psnr_changing": {}, "copy_last_changing": {}, "ssim": {}, "copy_last_ssim": {}}
+    about: dict[str, Any] = {
+        "psnr": {},
+        "copy_last": {},
+        "psnr_changing": {},
+        "copy_last_changing": {},
+        "ssim": {},
+        "copy_last_ssim": {},
+    }
     curves: dict[str, np.ndarray] = {}
     longest = 0
     for horizon in (4, 15, 50):
@@ -63,10 +81,18 @@ def world_report(world: World, replay: Replay, folder: Path, count: int = 64, dr
         n, frames, led = world.context, batch.frames[rows], actions[rows]
         imagined = imagine(world, frames, led, horizon, seed)
         curves = rollout_curves(frames[:, n:], imagined, frames[:, n - 1])
-        for name, key in (("psnr", "psnr"), ("copy_last", "copy_last_psnr"), ("psnr_changing", "psnr_changing"), ("ssim", "ssim"),
-                          ("copy_last_changing", "copy_last_psnr_changing"), ("copy_last_ssim", "copy_last_ssim")):
+        for name, key in (
+            ("psnr", "psnr"),
+            ("copy_last", "copy_last_psnr"),
+            ("psnr_changing", "psnr_changing"),
+            ("ssim", "ssim"),
+            ("copy_last_changing", "copy_last_psnr_changing"),
+            ("copy_last_ssim", "copy_last_ssim"),
+        ):
             if key in curves:
-                about[name] |= {str(h): round(float(curves[key][h - 1]), 3) for h in HORIZONS if longest < h <= horizon}
+                about[name] |= {
+                    str(h): round(float(curves[key][h - 1]), 3) for h in HORIZONS if longest < h <= horizon
+                }
         if horizon == 4 or "action_shuffle_ratio" not in about:
             about |= _control(world, frames, led, imagined, horizon, seed)
         longest = horizon
@@ -79,26 +105,43 @@ def world_report(world: World, replay: Replay, folder: Path, count: int = 64, dr
     return about
 
 
-def _control(world: World, frames: np.ndarray, led: np.ndarray, imagined: np.ndarray, horizon: int, seed: int) -> dict[str, Any]:
+def _control(
+    world: World, frames: np.ndarray, led: np.ndarray, imagined: np.ndarray, horizon: int, seed: int
+) -> dict[str, Any]:
     """Do the actions matter, and what does feeding on itself cost?"""
     n = world.context
     other = led.copy()
     other[:, n:] = led[derangement(len(led), np.random.default_rng(seed)), n:]
     true, wrong = (mse(x, frames[:, n:]) for x in (imagined, imagine(world, frames, other, horizon, seed)))
     forced = teacher_forced(world, frames, led, horizon, seed)
-    return {"action_shuffle_ratio": round(float(action_shuffle_ratio(true, wrong)[0]), 3),
-            "action_shuffle_ratio_by_step": [round(float(x), 3) for x in action_shuffle_ratio(true, wrong)],
-            "psnr_shuffled": [round(float(decibels(e)), 3) for e in wrong.mean(0)],
-            "self_fed_gap_db": round(float(decibels(forced[-1]) - decibels(true.mean(0)[-1])), 3)}
+    return {
+        "action_shuffle_ratio": round(float(action_shuffle_ratio(true, wrong)[0]), 3),
+        "action_shuffle_ratio_by_step": [round(float(x), 3) for x in action_shuffle_ratio(true, wrong)],
+        "psnr_shuffled": [round(float(decibels(e)), 3) for e in wrong.mean(0)],
+        "self_fed_gap_db": round(float(decibels(forced[-1]) - decibels(true.mean(0)[-1])), 3),
+    }
 
 
 def _show(world: World, frames: np.ndarray, imagined: np.ndarray, folder: Path) -> None:
     """real-against-imagined.png (.mp4, .gif): real above, imagined below."""
     n, T = world.context, imagined.shape[1]
-    rows = [np.concatenate([np.concatenate(list(frames[i, n : n + T]), 1), np.concatenate(list(imagined[i]), 1)], 0) for i in range(min(3, len(frames)))]
+    rows = [
+        np.concatenate(
+            [np.concatenate(list(frames[i, n : n + T]), 1), np.concatenate(list(imagined[i]), 1)], 0
+        )
+        for i in range(min(3, len(frames)))
+    ]
     save_png(folder / "real-against-imagined.png", enlarge(np.concatenate(rows, 0), 2))
-    film = [np.concatenate([np.concatenate([frames[i, n + t], imagined[i, t]], 0) for i in range(min(6, len(frames)))], 1) for t in range(T)]
-    for write, name, how in ((save_mp4, "real-against-imagined.mp4", {"lossless": False}), (save_gif, "real-against-imagined.gif", {})):
+    film = [
+        np.concatenate(
+            [np.concatenate([frames[i, n + t], imagined[i, t]], 0) for i in range(min(6, len(frames)))], 1
+        )
+        for t in range(T)
+    ]
+    for write, name, how in (
+        (save_mp4, "real-against-imagined.mp4", {"lossless": False}),
+        (save_gif, "real-against-imagined.gif", {}),
+    ):
         try:
             write(folder / name, film, fps=min(8.0, world.config.fps), scale=2, **how)
         except ImportError:
@@ -112,7 +155,11 @@ def _drift(world: World, replay: Replay, steps: int, folder: Path, seed: int) ->
     if len(rows) < 1:
         return {}
     sampler = world.sampler(len(rows))
-    sampler.reset(batch.frames[rows, : world.context], led[rows, : world.context], seeds=rng.integers(0, 2**63, len(rows), np.uint64))
+    sampler.reset(
+        batch.frames[rows, : world.context],
+        led[rows, : world.context],
+        seeds=rng.integers(0, 2**63, len(rows), np.uint64),
+    )
     film = np.empty((len(rows), steps, *world.config.frame_shape), np.uint8)
     for t in range(steps):
         if t % 4 == 0:
@@ -145,8 +192,12 @@ def _plot_curves(curves: dict[str, np.ndarray], path: Path) -> None:
         return
     figure, axes = made
     steps = np.arange(1, len(curves["psnr"]) + 1)
-    for key, label in (("psnr", "imagined"), ("copy_last_psnr", "copy of the last frame"), ("psnr_changing", "imagined, changing pixels"),
-                       ("copy_last_psnr_changing", "copy, changing pixels")):
+    for key, label in (
+        ("psnr", "imagined"),
+        ("copy_last_psnr", "copy of the last frame"),
+        ("psnr_changing", "imagined, changing pixels"),
+        ("copy_last_psnr_changing", "copy, changing pixels"),
+    ):
         axes.plot(steps, curves[key], label=label, linestyle="--" if key.startswith("copy") else "-")
     axes.set(xlabel="steps ahead", ylabel="PSNR, dB")
     axes.legend(fontsize=8)
@@ -192,19 +243,46 @@ def _markdown(folder: Path, about: dict[str, Any]) -> str:
     lines = [f"# {about['env']}", ""]
     if "real_return_mean" in about:
         low, high = about["real_return_ci95"]
-        lines += [f"Real return **{about['real_return_mean']:.1f}** (95 % interval {low:.1f} to {high:.1f}, n = {about['real_episodes']}; "
-                  f"{about['real_length_mean']:.0f} steps an episode) after {about['real_steps']:,} real steps, the policy trained on imagined frames only.",
-                  ""]
+        lines += [
+            f"Real return **{about['real_return_mean']:.1f}** (95 % interval {low:.1f} to {high:.1f}, n = {about['real_episodes']}; "
+            f"{about['real_length_mean']:.0f} steps an episode) after {about['real_steps']:,} real steps, the policy trained on imagined frames only.",
+            "",
+        ]
         if about.get("random_return_mean") is not None:
             rl, rh = about["random_return_ci95"]
-            lines += [f"Random actions: {about['random_return_mean']:.1f} ({rl:.1f} to {rh:.1f}, n = {about['random_episodes']}).", ""]
-    lines += ["| steps ahead | PSNR | copy last | PSNR, changing pixels | copy last | SSIM | copy last |", "|---|---|---|---|---|---|---|"]
+            lines += [
+                f"Random actions: {about['random_return_mean']:.1f} ({rl:.1f} to {rh:.1f}, n = {about['random_episodes']}).",
+                "",
+            ]
+    lines += [
+        "| steps ahead | PSNR | copy last | PSNR, changing pixels | copy last | SSIM | copy last |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for h, v in about["psnr"].items():
-        cells = [v, *(about[k].get(h, float("nan")) for k in ("copy_last", "psnr_changing", "copy_last_changing", "ssim", "copy_last_ssim"))]
+        cells = [
+            v,
+            *(
+                about[k].get(h, float("nan"))
+                for k in ("copy_last", "psnr_changing", "copy_last_changing", "ssim", "copy_last_ssim")
+            ),
+        ]
         lines.append(f"| {h} | " + " | ".join(f"{c:.2f}" for c in cells) + " |")
-    lines += ["", f"Action-shuffle ratio one step ahead {about.get('action_shuffle_ratio')} (1: actions are ignored); "
-                  f"self-fed against teacher-forced: {about.get('self_fed_gap_db')} dB.", ""]
-    lines += [f"![real above, imagined below]({name})" for name in ("real-against-imagined.png", "curves.png", "drift.png", "returns.png")
-              if (folder / name).exists()]
-    lines += ["", f"Seconds: {about.get('seconds')}, in all {about.get('seconds_total')}.", "", f"`{about.get('command')}` on {about.get('machine')}.", ""]
+    lines += [
+        "",
+        f"Action-shuffle ratio one step ahead {about.get('action_shuffle_ratio')} (1: actions are ignored); "
+        f"self-fed against teacher-forced: {about.get('self_fed_gap_db')} dB.",
+        "",
+    ]
+    lines += [
+        f"![real above, imagined below]({name})"
+        for name in ("real-against-imagined.png", "curves.png", "drift.png", "returns.png")
+        if (folder / name).exists()
+    ]
+    lines += [
+        "",
+        f"Seconds: {about.get('seconds')}, in all {about.get('seconds_total')}.",
+        "",
+        f"`{about.get('command')}` on {about.get('machine')}.",
+        "",
+    ]
     return "\n".join(lines)

@@ -2,7 +2,8 @@
 
     wm.train_world(world, replay, minutes=5, run="runs/doom/world")
 
-The best weights are chosen by roll-outs on held-out episodes, not by loss: a falling loss with worse roll-outs is common.
+The best weights are chosen by roll-outs on held-out episodes, not by loss: a falling loss with worse
+roll-outs is common.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class TrainWorld:
     ema: float = 0.995
     """Decay of the moving average of the weights, which is what the world keeps."""
     outcome_batch: int = 32
-    """Windows an update for the losses of reward and termination alone (backbones with a network for them), half of
+    """Windows an update for the losses of reward and termination alone (backbones with a network for them),
+    half of
     them ending in a rare event and weighed down accordingly."""
     held_out: float = 0.1
     """Share of the episodes kept for roll-outs; 0 uses the training episodes."""
@@ -69,11 +71,15 @@ class TrainWorld:
     """No progress bar."""
 
 
-def train_world(world: World, replay: Replay, settings: TrainWorld | None = None, **fields: Any) -> dict[str, Any]:
+def train_world(
+    world: World, replay: Replay, settings: TrainWorld | None = None, **fields: Any
+) -> dict[str, Any]:
     """Train a world in place; returns {'steps', 'seconds', 'psnr' (by step ahead), 'best_step', 'stopped'}.
 
-    fields override settings.  Interrupted (Ctrl-C, SIGTERM), it saves and returns with 'stopped' true; run again with the
-    same `run` folder it goes on bit for bit (with steps; minutes go on counting).  Raises Diverged on NaN, after putting
+    fields override settings.  Interrupted (Ctrl-C, SIGTERM), it saves and returns with 'stopped' true; run
+    again with the
+    same `run` folder it goes on bit for bit (with steps; minutes go on counting).  Raises Diverged on NaN,
+    after putting
     the best weights back.
     """
     s = dataclasses.replace(settings or TrainWorld(), **fields)
@@ -103,18 +109,29 @@ class WorldLearner:
             name: AdamW(part, lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
             for name, part in world.dynamics.parts().items()
         }
-        self.stream = Tensor(streams(np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch, dtype=np.uint64)), copy=True)
+        self.stream = Tensor(
+            streams(np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch, dtype=np.uint64)), copy=True
+        )
         self.folder = Run(s.run, dataclasses.asdict(s))
         self.step = 0
         self.best: dict[str, np.ndarray] = {}
         self.best_score, self.best_step = -np.inf, 0
 
-    def learn(self, replay: Replay, steps: int | None = None, minutes: float | None = None, resume: bool = False,
-              falling: bool = True) -> dict[str, Any]:
-        """So many updates, or minutes, on a replay; see train_world.  falling: the learning rate falls to its floor by the
+    def learn(
+        self,
+        replay: Replay,
+        steps: int | None = None,
+        minutes: float | None = None,
+        resume: bool = False,
+        falling: bool = True,
+    ) -> dict[str, Any]:
+        """So many updates, or minutes, on a replay; see train_world.  falling: the learning rate falls to
+        its floor by the
         end (else it stays at its peak, for a budget that is one of several)."""
         s = self.s
-        self.train, self.test = replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
+        self.train, self.test = (
+            replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
+        )
         self.rare = RareSteps(self.train, self.world.dynamics.window)
         with self.train.batches(s.batch, self.world.dynamics.window, seed=s.seed + self.step) as self.batches:
             done, seconds = self._resume() if resume else (0, 0.0)
@@ -128,8 +145,13 @@ class WorldLearner:
                     self.evaluate()
             curve = [] if self.budget.stopped else self.evaluate()
             self.save_state()
-        return {"steps": self.budget.done, "seconds": self.budget.seconds, "psnr": curve, "best_step": self.best_step,
-                "stopped": self.budget.stopped}
+        return {
+            "steps": self.budget.done,
+            "seconds": self.budget.seconds,
+            "psnr": curve,
+            "best_step": self.best_step,
+            "stopped": self.budget.stopped,
+        }
 
     # ---- one update ----
 
@@ -138,7 +160,9 @@ class WorldLearner:
         window = self.world.window(self.train, next(self.batches))
         self.stream.numpy()[:, 3] = self.step
         with Tape() as tape:
-            losses = self.world.losses(window, self.stream) | self.world.dynamics.outcome_losses(self.outcomes())
+            losses = self.world.losses(window, self.stream) | self.world.dynamics.outcome_losses(
+                self.outcomes()
+            )
             self.losses = tuple(losses)
             total, *rest = losses.values()
             for part in rest:
@@ -151,7 +175,9 @@ class WorldLearner:
             update = optimiser.step()
             numbers[f"grad_norm_{name}"] = update.norm
             if update.skipped:
-                raise Diverged(f"step {self.step}: the gradient of {name} is not finite; the last good checkpoint is kept")
+                raise Diverged(
+                    f"step {self.step}: the gradient of {name} is not finite; the last good checkpoint is kept"
+                )
         self.step += 1
         return numbers
 
@@ -165,13 +191,19 @@ class WorldLearner:
 
     def outcomes(self) -> Window:
         """Windows for reward and termination: half drawn evenly, half ending in rare events."""
-        rng, n, length = np.random.default_rng([self.s.seed, self.step]), self.s.outcome_batch, self.world.dynamics.window
+        rng, n, length = (
+            np.random.default_rng([self.s.seed, self.step]),
+            self.s.outcome_batch,
+            self.world.dynamics.window,
+        )
         rare = n // 2 if len(self.rare) else 0
         parts = [self.train.sample(rng, n - rare, length)] + ([self.rare.draw(rng, rare)] if rare else [])
         window = Window.join([self.world.window(self.train, b) for b in parts])
         if rare:
             weight = window.step_weight.numpy()
-            weight[:, -1] *= self.rare.weight(window.rewards.numpy()[:, -1], window.terminated.numpy()[:, -1] > 0, rare / n)
+            weight[:, -1] *= self.rare.weight(
+                window.rewards.numpy()[:, -1], window.terminated.numpy()[:, -1] > 0, rare / n
+            )
         return window
 
     def evaluate(self) -> list[float]:
@@ -196,19 +228,28 @@ class WorldLearner:
         for name, optimiser in self.optimisers.items():
             tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        self.folder.save(tensors, {"step": self.step, "done": self.budget.done, "seconds": self.budget.seconds,
-                                   "batches": self.batches.state(), "best_score": self.best_score if self.best else None,
-                                   "best_step": self.best_step})
+        self.folder.save(
+            tensors,
+            {
+                "step": self.step,
+                "done": self.budget.done,
+                "seconds": self.budget.seconds,
+                "batches": self.batches.state(),
+                "best_score": self.best_score if self.best else None,
+                "best_step": self.best_step,
+            },
+        )
 
     def restore(self) -> dict[str, Any] | None:
-        """Take up weights, moments and step count of the run's folder; returns what was saved beside them, or None."""
+        """Take up weights, moments and step count of the run's folder; returns what was saved beside them,
+        or None."""
         found = self.folder.load()
         if found is None:
             return None
         tensors, about = found
 
         def part(prefix: str) -> dict[str, np.ndarray]:
-            return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.world.load_state_dict(part("world."))
         for name, optimiser in self.optimisers.items():
@@ -225,9 +266,17 @@ class WorldLearner:
         return about["done"], about["seconds"]
 
 
-def rollout_psnr(world: World, replay: Replay, count: int, horizon: int, seed: int = 0, shuffled: bool = False, **options: Any
-                 ) -> list[float]:
-    """PSNR in dB 1 to `horizon` steps ahead of self-fed roll-outs from real starts with the real actions (or, shuffled,
+def rollout_psnr(
+    world: World,
+    replay: Replay,
+    count: int,
+    horizon: int,
+    seed: int = 0,
+    shuffled: bool = False,
+    **options: Any,
+) -> list[float]:
+    """PSNR in dB 1 to `horizon` steps ahead of self-fed roll-outs from real starts with the real actions
+    (or, shuffled,
     another window's), over windows whose frames are all real."""
     n = world.context
     batch = replay.sample(np.random.default_rng(seed), 4 * count, n + horizon)
