@@ -109,11 +109,16 @@ class Network(nn.Module):
 class UNet(Dynamics):
     """The UNet as a world's dynamics.
 
-    size: 'T', 'S', 'M' or 'B'.  context: frames it looks back on.  patch: space to depth at the stem; frame
-    sides must be
-    multiples of patch * 2^(levels - 1).  steps: denoising steps of a sampler unless it says otherwise. 
-    at_noise: share of
-    training samples at tau = 0.  forget: share of training windows that begin late (Window.forgetful). 
+    Args:
+        size: 'T', 'S', 'M' or 'B'; widths, depths and cond override it.
+        context: frames it looks back on, at least 2.
+        rollout: steps of a training window; from the second on it feeds on its own guesses, so that it learns to
+            hold its ground where one blurred frame would follow from another.
+        patch: space to depth at the stem; frame sides must be multiples of patch * 2^(levels - 1).
+        steps: denoising steps of a sampler unless it says otherwise.
+        at_noise: share of training samples at tau = 0.
+        forget: share of training windows that begin late (Window.forgetful).
+
     Raises ValueError for what does not fit.
     """
 
@@ -123,6 +128,7 @@ class UNet(Dynamics):
         action_features: int,
         size: str = "S",
         context: int = 4,
+        rollout: int = 4,
         patch: int = 2,
         steps: int = 1,
         at_noise: float = 0.75,
@@ -135,9 +141,10 @@ class UNet(Dynamics):
     ):
         if size not in SIZES:
             raise ValueError(f"UNet: size must be one of {', '.join(SIZES)}, got {size!r}")
-        if context < 1 or steps < 1 or not 0 <= at_noise <= 1:
+        if context < 2 or rollout < 1 or steps < 1 or not 0 <= at_noise <= 1:
             raise ValueError(
-                f"UNet: wanted context >= 1, steps >= 1, 0 <= at_noise <= 1, got {context}, {steps}, {at_noise}"
+                f"UNet: wanted context >= 2, rollout >= 1, steps >= 1 and at_noise of 0 to 1, "
+                f"got {context}, {rollout}, {steps} and {at_noise}"
             )
         H, W, C = frame_shape
         widths = tuple(widths or SIZES[size]["widths"])
@@ -149,10 +156,9 @@ class UNet(Dynamics):
                 f"UNet: frame sides must be multiples of {unit} and widths as many as depths, "
                 f"got {H}x{W}, {len(widths)} and {len(depths)}"
             )
-        if context < 2:
-            raise ValueError(f"UNet: context must be at least 2, got {context}")
-        self.context, self.window, self.feature_size = context, context + 1, 128
+        self.context, self.window, self.feature_size = context, context + rollout, 128
         self._shape, self._steps, self._at_noise, self._forget = frame_shape, steps, at_noise, forget
+        self._rollout = rollout
         self._action_features, self._levels = action_features, 64
         self.actions = nn.Linear(action_features + 1, 32)
         self.condition = nn.MLP(2 * self._levels + 32 * context, cond, cond)
@@ -188,35 +194,43 @@ class UNet(Dynamics):
     # ---- learning ----
 
     def _actions(self, window: Window) -> Tensor:
-        """The window's last `context` actions with their known flags, (B,n,F+1)."""
-        (B, _), n = window.shape, self.context
-        known = ops.reshape(ops.slice(window.known, 1, 1, n + 1), (B, n, 1))
-        return ops.concat(ops.slice(window.actions, 1, 1, n + 1), known, axis=-1)
+        """The window's actions with their known flags, (B,T,F+1)."""
+        return ops.concat(window.actions, ops.reshape(window.known, (*window.shape, 1)), axis=-1)
 
     def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
-        """frames: |x_hat - x|^2 per number, over real frames."""
+        """frames: |x_hat - x|^2 per number over real frames, mean over the steps of the roll-out; and, from the second
+        step on, reward and termination as read from the frames it has imagined itself."""
         B, T = window.shape
         if T != self.window:
             raise ValueError(f"UNet: windows must have {self.window} frames, got {T}")
-        n, (H, W, C) = self.context, self._shape
-        window = window.forgetful(_generator(stream), self._forget)
-        clean = ops.reshape(self._numbers(ops.slice(window.frames, 1, n, n + 1)), (B, H, W, C))
-        context = self._numbers(ops.slice(window.frames, 1, 0, n))
-        tau = ops.mul(
-            ops.uniform(stream, salt=1, shape=(B,)),
-            ops.bernoulli(Tensor(np.full(B, 1 - self._at_noise, np.float32)), stream, salt=2),
-        )
-        noisy = ops.noise(clean, stream, tau, salt=3)
-        guess = self._predict(noisy, context, self._actions(window), tau, Tensor(np.zeros(B, np.float32)))
-        return {"frames": ops.mse(guess, clean, _last(window.frame_weight))}
+        n, R = self.context, self._rollout
+        window = window.forgetful(_generator(stream), self._forget, n)
+        seen = [self._numbers(ops.slice(window.frames, 1, t, t + 1)) for t in range(T)]
+        actions, zero = self._actions(window), Tensor(np.zeros(B, np.float32))
+        spread = Tensor(np.full(B, 1 - self._at_noise, np.float32))
+        parts: dict[str, list[Tensor]] = {}
+        for t in range(n, T):
+            real, salt = seen[t], 10 * (t - n)
+            tau = ops.mul(ops.uniform(stream, salt=salt + 1, shape=(B,)), ops.bernoulli(spread, stream, salt=salt + 2))
+            context, past = ops.concat(*seen[t - n : t], axis=-1), ops.slice(actions, 1, t - n + 1, t + 1)
+            guess = self._predict(ops.noise(real, stream, tau, salt=salt + 3), context, past, tau, zero)
+            parts.setdefault("frames", []).append(ops.mse(guess, real, _column(window.frame_weight, t)))
+            if t > n:
+                for name, loss in self._judge(window, t, context, past).items():
+                    parts.setdefault(f"imagined_{name}", []).append(loss)
+            seen[t] = ops.clamp(ops.stop_gradient(guess), -1.0, 1.0)
+        return {name: _mean(losses, R) for name, losses in parts.items()}
+
+    def _judge(self, window: Window, t: int, context: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        columns = (_column(x, t) for x in (window.rewards, window.terminated, window.step_weight))
+        return self.outcome.heads.losses(self._outcome(context, actions), *columns)
 
     def outcome_losses(self, window: Window) -> dict[str, Tensor]:
-        """reward and termination of each window's last step: see Heads."""
-        context = self._numbers(ops.slice(window.frames, 1, self.context - 2, self.context))
-        features = self.outcome(context, self._actions(window))
-        return self.outcome.heads.losses(
-            features, *(_last(t) for t in (window.rewards, window.terminated, window.step_weight))
-        )
+        """reward and termination of each window's last step, from real frames: see Heads."""
+        T = window.shape[1]
+        context = self._numbers(ops.slice(window.frames, 1, T - 3, T - 1))
+        actions = ops.slice(self._actions(window), 1, T - self.context, T)
+        return self._judge(window, T - 1, context, actions)
 
     def parts(self) -> dict[str, list[Tensor]]:
         outcome = self.outcome.parameters()
@@ -232,9 +246,16 @@ def _generator(stream: Tensor) -> np.random.Generator:
     return np.random.default_rng(stream.numpy().view(np.uint32).ravel().tolist())
 
 
-def _last(t: Tensor) -> Tensor:
-    """The last column of (B,T)."""
-    return Tensor(np.ascontiguousarray(t.numpy()[:, -1]))
+def _column(x: Tensor, t: int) -> Tensor:
+    """Column t of (B,T)."""
+    return Tensor(np.ascontiguousarray(x.numpy()[:, t]))
+
+
+def _mean(losses: list[Tensor], count: int) -> Tensor:
+    total, *rest = losses
+    for loss in rest:
+        total = total + loss
+    return total * (1 / count)
 
 
 class UNetSampler(Sampler):

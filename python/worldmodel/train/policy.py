@@ -6,18 +6,16 @@ Each round: imagined episodes start from real frames; the policy plays them for 
 
     G_t = r_t + gamma c_t ((1 - lambda) v_{t+1} + lambda G_{t+1}),   c_t = 1 - P(terminated), G_H = v_H
 
-(the lambda return; Sutton & Barto 2018, 12.3); advantages are divided by a running range of the returns (5
-to 95 %, at
-least 1 after scaling; Hafner et al. 2023); a few epochs of clipped policy gradient follow (PPO; Schulman et
-al. 2017), every
-sample weighted by the probability that its episode has lived that long.
+(the lambda return; Sutton & Barto 2018, 12.3).  Advantages G - v are brought to mean 0 and variance 1 over the round, or
+divided by a running range of the returns (5 to 95 %; Hafner et al. 2023); a few epochs of clipped policy gradient follow
+(PPO; Schulman et al. 2017), every sample weighted by the probability that its episode has lived that long.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,7 +40,7 @@ class TrainPolicy:
     """Time."""
     lanes: int = 64
     """Imagined environments side by side."""
-    horizon: int = 16
+    horizon: int = 10
     """Steps imagined from each start."""
     rare_starts: float = 0.25
     """Share of the starts that lie 1 to 6 steps before a rare event of the replay."""
@@ -65,7 +63,9 @@ class TrainPolicy:
     clip: float = 0.5
     """Largest norm of the gradient."""
     reward_scale: float = 1.0
-    """Rewards are multiplied by it; with 1 the return range normalises anyway."""
+    """Rewards are multiplied by it: the critic learns best when returns are about 1."""
+    normalise: Literal["advantage", "range"] = "advantage"
+    """What advantages are divided by: their own spread, or the running range of the returns."""
     slow: float = 0.98
     """Decay of the slow critic, towards which the critic is also pulled; 0: none."""
     seed: int = 0
@@ -218,12 +218,12 @@ class PolicyLearner:
         returns = lambda_returns(rewards, played.continues, played.values, s.gamma, s.lam)
         spread = max(float(np.quantile(returns, 0.95) - np.quantile(returns, 0.05)), 1e-3)
         self.range = spread if self.rounds == 0 else 0.9 * self.range + 0.1 * spread
+        advantages = returns - played.values[:-1]
         alive = np.cumprod(
             np.concatenate([np.ones((1, rewards.shape[1]), np.float32), played.continues[:-1]]), 0
         )
-        numbers = self.update(
-            played, returns, (returns - played.values[:-1]) / self.range, alive.astype(np.float32)
-        )
+        scaled = normalised(advantages, alive) if s.normalise == "advantage" else advantages / self.range
+        numbers = self.update(played, returns, scaled, alive.astype(np.float32))
         self.rounds += 1
         return {
             "imagined_return": float((rewards * alive).sum(0).mean() / s.reward_scale),
@@ -286,6 +286,13 @@ class PolicyLearner:
             "critic": critic.item(),
             "moved": float(np.abs(ratio.numpy() - 1).mean()),
         }
+
+
+def normalised(advantages: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Mean 0 and variance 1 under the weights."""
+    mean = (advantages * weight).sum() / weight.sum()
+    spread = np.sqrt((weight * (advantages - mean) ** 2).sum() / weight.sum())
+    return (advantages - mean) / max(float(spread), 1e-6)
 
 
 def imagination_order(round_: int, count: int, seed: int, turn: int) -> np.ndarray:

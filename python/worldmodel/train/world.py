@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Replay
+from ..data import Batch, Replay
 from ..metrics import decibels, mse
 from ..models.dynamics import Window
 from ..optim import AdamW
@@ -35,8 +35,10 @@ class TrainWorld:
     """Updates; or say minutes."""
     minutes: float | None = None
     """Training time; evaluation does not count."""
-    batch: int = 16
-    """Windows an update."""
+    batch: int = 6
+    """Windows an update, drawn evenly."""
+    rare: int = 2
+    """Windows an update that end in a rare event (train/rare.py)."""
     lr: float = 1e-3
     """Peak learning rate."""
     warmup: int = 100
@@ -109,9 +111,7 @@ class WorldLearner:
             name: AdamW(part, lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
             for name, part in world.dynamics.parts().items()
         }
-        self.stream = Tensor(
-            streams(np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch, dtype=np.uint64)), copy=True
-        )
+        self.seeds = np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch + s.rare, dtype=np.uint64)
         self.folder = Run(s.run, dataclasses.asdict(s))
         self.step = 0
         self.best: dict[str, np.ndarray] = {}
@@ -157,12 +157,12 @@ class WorldLearner:
 
     def update(self, rate: float) -> dict[str, float]:
         """One step of the optimiser at a share of the peak learning rate; returns the losses."""
-        window = self.world.window(self.train, next(self.batches))
-        self.stream.numpy()[:, 3] = self.step
+        window = self.windows(next(self.batches), self.s.rare, 0)
+        stream = streams(self.seeds[: window.shape[0]])
+        stream[:, 3] = self.step
+        outcomes = self.windows(None, self.s.outcome_batch // 2, 1)
         with Tape() as tape:
-            losses = self.world.losses(window, self.stream) | self.world.dynamics.outcome_losses(
-                self.outcomes()
-            )
+            losses = self.world.losses(window, Tensor(stream)) | self.world.dynamics.outcome_losses(outcomes)
             self.losses = tuple(losses)
             total, *rest = losses.values()
             for part in rest:
@@ -189,21 +189,17 @@ class WorldLearner:
                 stack.enter_context(optimiser.averaged())
             yield
 
-    def outcomes(self) -> Window:
-        """Windows for reward and termination: half drawn evenly, half ending in rare events."""
-        rng, n, length = (
-            np.random.default_rng([self.s.seed, self.step]),
-            self.s.outcome_batch,
-            self.world.dynamics.window,
-        )
-        rare = n // 2 if len(self.rare) else 0
-        parts = [self.train.sample(rng, n - rare, length)] + ([self.rare.draw(rng, rare)] if rare else [])
-        window = Window.join([self.world.window(self.train, b) for b in parts])
-        if rare:
-            weight = window.step_weight.numpy()
-            weight[:, -1] *= self.rare.weight(
-                window.rewards.numpy()[:, -1], window.terminated.numpy()[:, -1] > 0, rare / n
-            )
+    def windows(self, even: Batch | None, rare: int, salt: int) -> Window:
+        """Windows drawn evenly (as many as rare ones if none are given) and windows that end in a rare event, the last
+        step of each weighed to undo the bias."""
+        rng, length = np.random.default_rng([self.s.seed, self.step, salt]), self.world.dynamics.window
+        even = self.train.sample(rng, max(rare, 1), length) if even is None else even
+        if not rare or not len(self.rare):
+            return self.world.window(self.train, even)
+        share = rare / (rare + len(even.mask))
+        window = Window.join([self.world.window(self.train, b) for b in (even, self.rare.draw(rng, rare))])
+        last = self.rare.weight(window.rewards.numpy()[:, -1], window.terminated.numpy()[:, -1] > 0, share)
+        window.step_weight.numpy()[:, -1] *= last
         return window
 
     def evaluate(self) -> list[float]:
