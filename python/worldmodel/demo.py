@@ -52,9 +52,9 @@ class Recipe:
     backbone: str = "unet"
     size: str = "S"
     world: TrainWorld = field(default_factory=TrainWorld)
-    world_first: int = 1500
+    world_first: int = 1000
     """Updates of the world in the first round, and in each later one:"""
-    world_more: int = 250
+    world_more: int = 150
     policy: TrainPolicy | None = field(default_factory=TrainPolicy)
     policy_first: int = 20
     """Rounds of imagination in the first round, and in each later one:"""
@@ -242,6 +242,7 @@ class _Demo:
             return Replay.open(path)
         began = time.monotonic()
         self.say(f"collecting {steps} real steps of {self.r.env_id}")
+        known = sum(about.get("episodes", 0) for about in self.stages.done.values())
         replay = collect(
             self.r.env_id,
             steps=steps,
@@ -252,7 +253,10 @@ class _Demo:
             progress=not self.s.quiet,
             **self.r.environment,
         )
-        self.stages.finish(name, began, steps=steps)
+        returns = [float(np.sum(e.rewards)) for e in replay if e.terminated[-1] or e.truncated[-1]][known:]
+        mean = float(np.mean(returns)) if returns else None
+        self.say(f"{len(returns)} episodes, mean return {'?' if mean is None else f'{mean:.1f}'}")
+        self.stages.finish(name, began, steps=steps, collected=mean, episodes=len(returns))
         return replay
 
     def make(self, replay: Replay) -> tuple[World, Policy | None]:
