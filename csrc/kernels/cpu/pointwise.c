@@ -81,29 +81,83 @@ static inline int64_t piece_size(int64_t at, int64_t n) { return n - at < POINT_
 #undef WM_UNARY
 #undef vec_pow
 
-/* ---- two inputs, broadcast ----
-   The op merges axes until few are left; out is contiguous over shape[ndim], a stride of 0 repeats a number, and
-   along the last axis strides are 0 or 1.  A piece is part of one row of the last axis. */
-typedef struct { int64_t out, in[3], n; } piece;
+/* ---- inputs that broadcast ----
+   The op merges axes until few are left; out is contiguous over shape[ndim], a stride of 0 repeats a number, and along
+   the last axis strides are 0 or 1. */
 
-static inline piece piece_at(int64_t i, const int64_t *shape, const int64_t *const *strides, int inputs, int ndim) {
-    const int64_t C = shape[ndim - 1], pieces = (C + POINT_PIECE - 1) / POINT_PIECE;
-    int64_t row = i / pieces, column = i % pieces * POINT_PIECE;
-    piece p = {row * C + column, {0}, piece_size(column, C)};
-    for (int j = 0; j < inputs; j++) p.in[j] = column * strides[j][ndim - 1];
-    for (int d = ndim - 2; d >= 0; row /= shape[d--])
-        for (int j = 0; j < inputs; j++) p.in[j] += row % shape[d] * strides[j][d];
-    return p;
-}
-static inline int64_t piece_count(const int64_t *shape, int ndim) {
-    int64_t count = (shape[ndim - 1] + POINT_PIECE - 1) / POINT_PIECE;
-    for (int d = 0; d < ndim - 1; d++) count *= shape[d];
-    return count;
-}
 static inline int64_t numbers_in(const int64_t *shape, int ndim) {
     int64_t n = 1;
     for (int d = 0; d < ndim; d++) n *= shape[d];
     return n;
+}
+
+/* Walks all axes but the last: where its row begins, and at which indices. */
+typedef struct { int64_t at, index[WM_DIMS]; } odometer;
+
+static inline odometer odometer_at(int64_t row, const int64_t *shape, const int64_t *stride, int ndim) {
+    odometer o = {0};
+    for (int d = ndim - 2; d >= 0; row /= shape[d--]) {
+        o.index[d] = row % shape[d];
+        o.at += o.index[d] * stride[d];
+    }
+    return o;
+}
+static inline void odometer_step(odometer *o, const int64_t *shape, const int64_t *stride, int ndim) {
+    for (int d = ndim - 2; d >= 0; d--) {
+        o->at += stride[d];
+        if (++o->index[d] < shape[d]) return;
+        o->at -= shape[d] * stride[d], o->index[d] = 0;
+    }
+}
+
+/* What one turn of a parallel loop takes: part of a row, or several rows where they are short. */
+typedef struct { int64_t row, rows, column, n, out; } turn;
+enum { SHORT_ROW = 64, SHORT_ROWS = 1024 };
+
+static inline int64_t rows_a_turn(const int64_t *shape, int ndim) {
+    return ndim > 1 && shape[ndim - 1] < SHORT_ROW ? SHORT_ROWS / shape[ndim - 1] : 1;
+}
+static inline int64_t turn_count(const int64_t *shape, int ndim) {
+    const int64_t C = shape[ndim - 1], rows = numbers_in(shape, ndim - 1), many = rows_a_turn(shape, ndim);
+    return many > 1 ? (rows + many - 1) / many : rows * ((C + POINT_PIECE - 1) / POINT_PIECE);
+}
+static inline turn turn_at(int64_t i, const int64_t *shape, int ndim) {
+    const int64_t C = shape[ndim - 1], many = rows_a_turn(shape, ndim), pieces = (C + POINT_PIECE - 1) / POINT_PIECE;
+    if (many > 1) {
+        const int64_t row = i * many, left = numbers_in(shape, ndim - 1) - row, rows = left < many ? left : many;
+        return (turn){row, rows, 0, rows * C, row * C};
+    }
+    const int64_t row = i / pieces, column = i % pieces * POINT_PIECE;
+    return (turn){row, 1, column, piece_size(column, C), row * C + column};
+}
+
+/* An input of items of 1 or 4 bytes, spread over the rows of a turn in room, if it is not so already. */
+static const void *spread(char *room, const char *x, int64_t item, const turn *t, const int64_t *shape,
+                          const int64_t *stride, int ndim) {
+    const int64_t C = shape[ndim - 1], row = C * item;
+    bool dense = stride[ndim - 1] == 1, same = true;
+    for (int d = ndim - 2; d >= 0; d--) {
+        dense &= stride[d] == shape[d + 1] * stride[d + 1];
+        same &= stride[d] == 0;
+    }
+    odometer o = odometer_at(t->row, shape, stride, ndim);
+    if (dense) return x + o.at * item;
+    for (int64_t r = 0; r < (same ? 1 : t->rows); r++, odometer_step(&o, shape, stride, ndim)) {
+        const char *from = x + o.at * item;
+        if (stride[ndim - 1]) memcpy(room + r * row, from, (size_t)row);
+        else for (int64_t c = 0; c < C; c++) memcpy(room + r * row + c * item, from, (size_t)item);
+    }
+    for (int64_t r = 1; same && r < t->rows; r *= 2)        /* one row for all: copies of copies */
+        memcpy(room + r * row, room, (size_t)((r < t->rows - r ? r : t->rows - r) * row));
+    return room;
+}
+
+/* Where an input's numbers of a turn are, and whether they move along (1) or stand still (0). */
+ALWAYS_INLINE const void *operand(void *room, const void *x, int64_t item, const turn *t, const int64_t *shape,
+                                  const int64_t *stride, int ndim, int64_t *step) {
+    *step = t->rows > 1 ? 1 : stride[ndim - 1];
+    if (t->rows > 1) return spread(room, x, item, t, shape, stride, ndim);
+    return (const char *)x + (odometer_at(t->row, shape, stride, ndim).at + t->column * *step) * item;
 }
 
 /* The next numbers of an input that either moves along or stands still. */
@@ -144,38 +198,48 @@ ALWAYS_INLINE void map_mask(uint8_t *out, const float *a, const float *b, int64_
 /* da, db have the shape of out; the op sums what was broadcast. */
 #define WM_BINARY(name, doc, value, slope_a, slope_b)                                                                  \
     static inline vec name##_value(vec a, vec b) { return value; }                                                     \
-    static inline vec name##_slope_a(vec a, vec b, vec g) { (void)a, (void)b, (void)g; return slope_a; }                        \
-    static inline vec name##_slope_b(vec a, vec b, vec g) { (void)a, (void)b, (void)g; return slope_b; }                        \
+    static inline vec name##_slope_a(vec a, vec b, vec g) { (void)a, (void)b, (void)g; return slope_a; }               \
+    static inline vec name##_slope_b(vec a, vec b, vec g) { (void)a, (void)b, (void)g; return slope_b; }               \
     static void name##_forward(float *out, const float *a, const float *b, const int64_t *shape, const int64_t *sa,    \
                                const int64_t *sb, int ndim) {                                                          \
-        const int64_t *const strides[] = {sa, sb}, count = piece_count(shape, ndim);                                   \
+        const int64_t count = turn_count(shape, ndim);                                                                 \
         _Pragma("omp parallel for num_threads(wm_threads) if (numbers_in(shape, ndim) > POINT_GRAIN)")                 \
         for (int64_t i = 0; i < count; i++) {                                                                          \
-            const piece p = piece_at(i, shape, strides, 2, ndim);                                                      \
-            map_pair(out + p.out, a + p.in[0], b + p.in[1], sa[ndim - 1], sb[ndim - 1], p.n, name##_value);            \
+            const turn t = turn_at(i, shape, ndim);                                                                    \
+            float room_a[SHORT_ROWS], room_b[SHORT_ROWS];                                                              \
+            int64_t ea, eb;                                                                                            \
+            const float *pa = operand(room_a, a, 4, &t, shape, sa, ndim, &ea);                                         \
+            const float *pb = operand(room_b, b, 4, &t, shape, sb, ndim, &eb);                                         \
+            map_pair(out + t.out, pa, pb, ea, eb, t.n, name##_value);                                                  \
         }                                                                                                              \
     }                                                                                                                  \
     static void name##_backward(float *da, float *db, const float *dout, const float *a, const float *b,               \
                                 const int64_t *shape, const int64_t *sa, const int64_t *sb, int ndim) {                \
-        const int64_t *const strides[] = {sa, sb}, count = piece_count(shape, ndim), ea = sa[ndim - 1],                \
-                             eb = sb[ndim - 1];                                                                        \
+        const int64_t count = turn_count(shape, ndim);                                                                 \
         _Pragma("omp parallel for num_threads(wm_threads) if (numbers_in(shape, ndim) > POINT_GRAIN)")                 \
         for (int64_t i = 0; i < count; i++) {                                                                          \
-            const piece p = piece_at(i, shape, strides, 2, ndim);                                                      \
-            const float *pa = a + p.in[0], *pb = b + p.in[1], *g = dout + p.out;                                       \
-            if (da) map_pair_slope(da + p.out, g, pa, pb, ea, eb, p.n, name##_slope_a);                                \
-            if (db) map_pair_slope(db + p.out, g, pa, pb, ea, eb, p.n, name##_slope_b);                                \
+            const turn t = turn_at(i, shape, ndim);                                                                    \
+            float room_a[SHORT_ROWS], room_b[SHORT_ROWS];                                                              \
+            int64_t ea, eb;                                                                                            \
+            const float *pa = operand(room_a, a, 4, &t, shape, sa, ndim, &ea);                                         \
+            const float *pb = operand(room_b, b, 4, &t, shape, sb, ndim, &eb);                                         \
+            if (da) map_pair_slope(da + t.out, dout + t.out, pa, pb, ea, eb, t.n, name##_slope_a);                     \
+            if (db) map_pair_slope(db + t.out, dout + t.out, pa, pb, ea, eb, t.n, name##_slope_b);                     \
         }                                                                                                              \
     }
 #define WM_COMPARE(name, doc, mask)                                                                                    \
     static inline ivec name##_mask(vec a, vec b) { return (ivec)(mask); }                                              \
     static void name##_forward(uint8_t *out, const float *a, const float *b, const int64_t *shape, const int64_t *sa,  \
                                const int64_t *sb, int ndim) {                                                          \
-        const int64_t *const strides[] = {sa, sb}, count = piece_count(shape, ndim);                                   \
+        const int64_t count = turn_count(shape, ndim);                                                                 \
         _Pragma("omp parallel for num_threads(wm_threads) if (numbers_in(shape, ndim) > POINT_GRAIN)")                 \
         for (int64_t i = 0; i < count; i++) {                                                                          \
-            const piece p = piece_at(i, shape, strides, 2, ndim);                                                      \
-            map_mask(out + p.out, a + p.in[0], b + p.in[1], sa[ndim - 1], sb[ndim - 1], p.n, name##_mask);             \
+            const turn t = turn_at(i, shape, ndim);                                                                    \
+            float room_a[SHORT_ROWS], room_b[SHORT_ROWS];                                                              \
+            int64_t ea, eb;                                                                                            \
+            const float *pa = operand(room_a, a, 4, &t, shape, sa, ndim, &ea);                                         \
+            const float *pb = operand(room_b, b, 4, &t, shape, sb, ndim, &eb);                                         \
+            map_mask(out + t.out, pa, pb, ea, eb, t.n, name##_mask);                                                   \
         }                                                                                                              \
     }
 #include "../pointwise.def"
@@ -184,36 +248,34 @@ ALWAYS_INLINE void map_mask(uint8_t *out, const float *a, const float *b, int64_
 
 /* ---- where: mask ? a : b ---- */
 
-ALWAYS_INLINE ivec mask_next(const uint8_t *m, int64_t i, int64_t stride, int64_t part) {
-    ivec mask = {0};
-    for (int64_t j = 0; j < part; j++) mask[j] = -(m[(i + j) * stride] != 0);
-    return mask;
-}
-
 static void where_forward(float *out, const uint8_t *mask, const float *a, const float *b, const int64_t *shape,
                           const int64_t *sm, const int64_t *sa, const int64_t *sb, int ndim) {
-    const int64_t *const strides[] = {sm, sa, sb}, count = piece_count(shape, ndim);
+    const int64_t count = turn_count(shape, ndim);
     #pragma omp parallel for num_threads(wm_threads) if (numbers_in(shape, ndim) > POINT_GRAIN)
     for (int64_t i = 0; i < count; i++) {
-        const piece p = piece_at(i, shape, strides, 3, ndim);
-        const uint8_t *m = mask + p.in[0];
-        const float *pa = a + p.in[1], *pb = b + p.in[2];
-        const int64_t em = sm[ndim - 1], ea = sa[ndim - 1], eb = sb[ndim - 1];
-        for (int64_t j = 0; j < p.n; j++) out[p.out + j] = m[j * em] ? pa[j * ea] : pb[j * eb];
+        const turn t = turn_at(i, shape, ndim);
+        uint8_t room[SHORT_ROWS];
+        float room_a[SHORT_ROWS], room_b[SHORT_ROWS];
+        int64_t em, ea, eb;
+        const uint8_t *m = operand(room, mask, 1, &t, shape, sm, ndim, &em);
+        const float *pa = operand(room_a, a, 4, &t, shape, sa, ndim, &ea), *pb = operand(room_b, b, 4, &t, shape, sb, ndim, &eb);
+        for (int64_t j = 0; j < t.n; j++) out[t.out + j] = m[j * em] ? pa[j * ea] : pb[j * eb];
     }
 }
 
 /* da, db have the shape of out. */
 static void where_backward(float *da, float *db, const float *dout, const uint8_t *mask, const int64_t *shape,
                            const int64_t *sm, int ndim) {
-    const int64_t *const strides[] = {sm}, count = piece_count(shape, ndim);
+    const int64_t count = turn_count(shape, ndim);
     #pragma omp parallel for num_threads(wm_threads) if (numbers_in(shape, ndim) > POINT_GRAIN)
     for (int64_t i = 0; i < count; i++) {
-        const piece p = piece_at(i, shape, strides, 1, ndim);
-        const uint8_t *m = mask + p.in[0];
-        const int64_t em = sm[ndim - 1];
-        if (da) for (int64_t j = 0; j < p.n; j++) da[p.out + j] += m[j * em] ? dout[p.out + j] : 0.0f;
-        if (db) for (int64_t j = 0; j < p.n; j++) db[p.out + j] += m[j * em] ? 0.0f : dout[p.out + j];
+        const turn t = turn_at(i, shape, ndim);
+        uint8_t room[SHORT_ROWS];
+        int64_t em;
+        const uint8_t *m = operand(room, mask, 1, &t, shape, sm, ndim, &em);
+        const float *g = dout + t.out;
+        for (int64_t j = 0; da && j < t.n; j++) da[t.out + j] += m[j * em] ? g[j] : 0.0f;
+        for (int64_t j = 0; db && j < t.n; j++) db[t.out + j] += m[j * em] ? 0.0f : g[j];
     }
 }
 

@@ -227,6 +227,15 @@ static void scan_sums(float *out, const float *x, bool reverse, bool add, int64_
     #pragma omp parallel for num_threads(wm_threads) if (A * R * B > REDUCE_GRAIN)
     for (int64_t i = 0; i < blocks; i++) {
         const block b = block_at(i, B);
+        if (B == 1) {
+            double s = 0;
+            for (int64_t k = 0, at; k < R; k++) {
+                at = b.a * R + (reverse ? R - 1 - k : k);
+                s += (double)x[at];
+                out[at] = add ? out[at] + (float)s : (float)s;
+            }
+            continue;
+        }
         double s[SUM_COLUMNS] = {0};
         for (int64_t k = 0; k < R; k++) {
             const int64_t at = (b.a * R + (reverse ? R - 1 - k : k)) * B + b.column;

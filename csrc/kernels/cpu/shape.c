@@ -7,25 +7,7 @@ enum {
     MOVE_TILE = 32,             /* side of a square that is transposed at once */
 };
 
-/* ---- strided: all axes but the last are walked by an odometer ---- */
-
-typedef struct { int64_t at, index[WM_DIMS]; } odometer;
-
-static inline odometer odometer_at(int64_t row, const int64_t *shape, const int64_t *stride, int ndim) {
-    odometer o = {0};
-    for (int d = ndim - 2; d >= 0; row /= shape[d--]) {
-        o.index[d] = row % shape[d];
-        o.at += o.index[d] * stride[d];
-    }
-    return o;
-}
-static inline void odometer_step(odometer *o, const int64_t *shape, const int64_t *stride, int ndim) {
-    for (int d = ndim - 2; d >= 0; d--) {
-        o->at += stride[d];
-        if (++o->index[d] < shape[d]) return;
-        o->at -= shape[d] * stride[d], o->index[d] = 0;
-    }
-}
+/* ---- strided: all axes but the last are walked by an odometer (pointwise.c) ---- */
 
 static inline void line_copy(char *out, const char *x, int64_t item, int64_t stride, int64_t n) {
     if (stride == 1) { memcpy(out, x, (size_t)(n * item)); return; }
