@@ -32,6 +32,7 @@ static int infer_cross_entropy(wm_node *n) {
     if (!by_index(n) && n->in[1]->dtype != WM_F32)
         return wm_fail_as(WM_TYPE, "cross_entropy: target wanted int32 indices or float32 probabilities, got %s",
                           wm_dtype_name((wm_dtype)n->in[1]->dtype));
+    if (wm_no_gradient(n, 1, "target") < 0) return -1;
     if ((by_index(n) ? row_shaped(n, 1, "target") : wm_same_shape(n, 1, "target", 0, "logits")) < 0) return -1;
     return wm_rows_out(n, rows_axes(n), n->in[2]) < 0 ? -1 : save_row_number(n);
 }
@@ -47,7 +48,6 @@ static void cross_entropy_backward(wm_node *n) {
     const wm_tensor *x = n->in[0], *t = n->in[1];
     const float e = (float)n->attr[2].f, *log_sum = n->saved[0]->data;
     float *dx = wm_grad(n->in[0]);
-    if (!dx) return;
     const float *drow = wm_rows_slopes(n, rows_axes(n), n->in[2]);
     if (by_index(n)) n->k->cross_entropy_backward(dx, drow, log_sum, x->data, t->i32, e, rows(n), width(n));
     else n->k->soft_cross_entropy_backward(dx, drow, log_sum, x->data, t->data, e, rows(n), width(n));
@@ -92,6 +92,7 @@ static const wm_op two_hot = {"two_hot", "x bins",
     infer_two_hot, two_hot_forward, NULL, check_bins_second};
 
 static int infer_two_hot_loss(wm_node *n) {
+    if (wm_no_gradient(n, 1, "value") < 0 || wm_no_gradient(n, 2, "bins") < 0) return -1;
     if (!has_rows(n, "logits") || row_shaped(n, 1, "value") < 0 || bins_fit(n, 2, width(n)) < 0) return -1;
     return wm_rows_out(n, rows_axes(n), n->in[3]) < 0 ? -1 : save_row_number(n);
 }
@@ -101,7 +102,6 @@ static void two_hot_loss_forward(wm_node *n) {
     wm_rows_reduce(n, rows_axes(n), n->in[3], n->scratch);
 }
 static void two_hot_loss_backward(wm_node *n) {
-    if (!wm_grad(n->in[0])) return;
     const float *drow = wm_rows_slopes(n, rows_axes(n), n->in[3]);
     n->k->two_hot_loss_backward(wm_grad(n->in[0]), drow, n->saved[0]->data, n->in[0]->data, n->in[1]->data, n->in[2]->data, rows(n),
                                 width(n));
@@ -112,16 +112,15 @@ static const wm_op two_hot_loss = {"two_hot_loss", "logits value bins weight? " 
     infer_two_hot_loss, two_hot_loss_forward, two_hot_loss_backward, check_bins_third};
 
 static int infer_two_hot_mean(wm_node *n) {
-    if (!has_rows(n, "logits") || bins_fit(n, 1, width(n)) < 0) return -1;
+    if (!has_rows(n, "logits") || bins_fit(n, 1, width(n)) < 0 || wm_no_gradient(n, 1, "bins") < 0) return -1;
     return wm_out(n, 0, WM_F32, rows_axes(n), n->in[0]->shape) < 0 ? -1 : save_row_number(n);
 }
 static void two_hot_mean_forward(wm_node *n) {
     n->k->two_hot_mean_forward(n->out[0]->data, n->saved[0]->data, n->in[0]->data, n->in[1]->data, rows(n), width(n));
 }
 static void two_hot_mean_backward(wm_node *n) {
-    if (wm_grad(n->in[0]))
-        n->k->two_hot_mean_backward(wm_grad(n->in[0]), n->out[0]->grad, n->out[0]->data, n->saved[0]->data, n->in[0]->data,
-                                    n->in[1]->data, rows(n), width(n));
+    n->k->two_hot_mean_backward(wm_grad(n->in[0]), n->out[0]->grad, n->out[0]->data, n->saved[0]->data, n->in[0]->data,
+                                n->in[1]->data, rows(n), width(n));
 }
 static const wm_op two_hot_mean = {"two_hot_mean", "logits bins",
     "sum softmax(logits) bins over the last axis, summed from both ends inwards: mirrored bins under equal logits give exactly 0.\n"

@@ -12,11 +12,18 @@ int wm_same_shape(const wm_node *n, int i, const char *name, int as, const char 
                    wm_shape_text(y, want, sizeof want), wm_shape_text(x, got, sizeof got));
 }
 
+int wm_no_gradient(const wm_node *n, int i, const char *name) {
+    if (!n->needs_grad || !n->in[i] || !n->in[i]->needs_grad) return 0;
+    return wm_fail("%s: %s gets no gradient here; pass stop_gradient of it", n->op->name, name);
+}
+
 int wm_cells_out(wm_node *n, int axes, const wm_tensor *weight) {
     const wm_tensor *x = n->in[0];
     const int64_t keep = n->attr[1].i;
     char want[96], got[96];
     if (keep < 0 || keep > axes) return wm_fail("%s: keep wanted 0 to %d leading axes, got %lld", n->op->name, axes, (long long)keep);
+    if (weight && weight->needs_grad && n->needs_grad)
+        return wm_fail("%s: weight gets no gradient; pass stop_gradient of it", n->op->name);
     bool fits = !weight || weight->ndim <= axes, ones = false;
     for (int d = 0; weight && fits && d < weight->ndim; d++) {      /* once a 1 covers more than a 1, only 1s may follow */
         ones |= weight->shape[d] != x->shape[d];

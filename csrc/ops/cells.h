@@ -16,6 +16,8 @@ int      wm_cells_out(wm_node *, int axes, const wm_tensor *weight);
 wm_cells wm_cells_of(const wm_node *, int axes, const wm_tensor *weight);
 int      wm_same_shape(const wm_node *, int i, const char *name, int as, const char *as_name);   /* in[i] has the shape of in[as]; 0 or -1 */
 
+int      wm_no_gradient(const wm_node *, int i, const char *name);   /* an error if in[i] waits for a gradient; 0 or -1 */
+
 /* Losses of one number a row: in scratch (R numbers, asked for by wm_rows_out), then reduced; and back. */
 int    wm_rows_out(wm_node *, int axes, const wm_tensor *weight);
 void   wm_rows_reduce(wm_node *, int axes, const wm_tensor *weight, const float *loss);

@@ -45,7 +45,8 @@ static const wm_op smooth_l1 = {"smooth_l1", "pred target weight? " WM_CELLS " b
 /* ---- binary cross-entropy ------------------------------------------------------------------------ */
 
 static int infer_bce(wm_node *n) {
-    return wm_same_shape(n, 1, "target", 0, "logits") < 0 ? -1 : wm_cells_out(n, n->in[0]->ndim, n->in[2]);
+    if (wm_same_shape(n, 1, "target", 0, "logits") < 0 || wm_no_gradient(n, 1, "target") < 0) return -1;
+    return wm_cells_out(n, n->in[0]->ndim, n->in[2]);
 }
 static void bce_forward(wm_node *n) {
     const wm_cells c = wm_cells_of(n, n->in[0]->ndim, n->in[2]);
@@ -53,9 +54,8 @@ static void bce_forward(wm_node *n) {
 }
 static void bce_backward(wm_node *n) {
     const wm_cells c = wm_cells_of(n, n->in[0]->ndim, n->in[2]);
-    if (wm_grad(n->in[0]))
-        n->k->bce_backward(wm_grad(n->in[0]), n->out[0]->grad, n->in[0]->data, n->in[1]->data, numbers_of(n->in[2]), c.scale,
-                           c.O, c.n, c.m);
+    n->k->bce_backward(wm_grad(n->in[0]), n->out[0]->grad, n->in[0]->data, n->in[1]->data, numbers_of(n->in[2]), c.scale, c.O,
+                       c.n, c.m);
 }
 static const wm_op bce = {"binary_cross_entropy_with_logits", "logits target weight? " WM_CELLS,
     "- t ln sigmoid(x) - (1 - t) ln sigmoid(-x), t in [0, 1], as max(x, 0) - x t + log1p(e^-|x|); weighted and reduced as mse.\n"

@@ -135,6 +135,17 @@ def test_cosine_loss_of_nothing_has_no_nan(kernels):
     assert out.numpy() == 1 and np.isfinite(x.grad).all() and (y.grad == 0).all()
 
 
+def test_what_gets_no_gradient_is_refused_not_forgotten():
+    x, g = tensor(numbers((2, 3)), True), tensor(numbers((2, 3)), True)
+    with _core.Tape():
+        with pytest.raises(ValueError, match="mse: weight gets no gradient; pass stop_gradient of it"):
+            ops["mse"](x, x, g)
+        with pytest.raises(ValueError, match="target gets no gradient here"):
+            ops["binary_cross_entropy_with_logits"](x, g)
+        ops["binary_cross_entropy_with_logits"](x, ops["stop_gradient"](g), ops["stop_gradient"](g))
+    ops["mse"](x, x, g)  # nothing is recorded, nothing is forgotten
+
+
 def test_wrong_calls_say_what_was_wanted():
     x, y = tensor(numbers((2, 3))), tensor(numbers((3, 2)))
     for call, kind, words in (
