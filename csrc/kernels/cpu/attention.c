@@ -260,7 +260,7 @@ static void attend(float *out, int64_t out_row, float *lse, const float *q, int6
 /* Ask for the rows of the head after this one: strided rows are too far apart for the processor to guess. */
 static void expect_rows(const float *x, int64_t row, int64_t n, int64_t D) {
     for (int64_t i = 0; i < n; i++)
-        for (int64_t d = D; d < 2 * D; d += 16) __builtin_prefetch(x + i * row + d);
+        for (int64_t d = D; d < 2 * D; d += 16) __builtin_prefetch(x + i * row + d, 0, 2);
 }
 
 static int64_t attention_length(const int32_t *lengths, const wm_attention *a, int64_t outer) {
@@ -281,7 +281,7 @@ static void attention_forward(float *out, float *lse, const float *q, const floa
         attention_keys keys = {.k = k + k_at * a->k_width + h / a->G * a->D, .k_row = a->inner * a->k_width,
                                .v = v + k_at * a->v_width + h / a->G * a->D, .v_row = a->inner * a->v_width};
         attention_rows w;
-        if (a->inner > 1 && blocks == 1 && a->Nk <= ATTEND_KEYS) {
+        if (blocks == 1 && a->Nk <= ATTEND_KEYS) {
             expect_rows(keys.k, keys.k_row, a->Nk, a->D);
             expect_rows(keys.v, keys.v_row, a->Nk, a->D);
             expect_rows(q + q_at * a->q_width + h * a->D, a->inner * a->q_width, n, a->D);
@@ -446,7 +446,7 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *dou
                 int64_t n = a->Nq - first < block ? a->Nq - first : block, at = (outer * a->Nq + first) * a->inner + inner;
                 int64_t q_first = at * a->q_width + h * a->D, out_first = at * a->H * a->D + h * a->D;
                 backward_rows b;
-                if (a->inner > 1 && a->Nq <= block && a->Nk <= block) {
+                if (a->Nq <= block && a->Nk <= block) {
                     expect_rows(q + q_first, q_row, n, a->D);
                     expect_rows(k + k_first, k_row, a->Nk, a->D);
                     expect_rows(v + v_first, v_row, a->Nk, a->D);
