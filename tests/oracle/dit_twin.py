@@ -148,7 +148,7 @@ def shortcut_target(x, levels, say, clip=1.0):
     t, d = tau[..., None, None, None], half[..., None, None, None]
     first = say(x, tau)
     v = (first - x) / (1 - t).clamp(min=1e-5)
-    there = x + d * v
+    there = x + d * (first.clamp(-clip, clip) - x) / (1 - t).clamp(min=1e-5)
     second = say(there, tau + half)
     v2 = (second - there) / (1 - t - d).clamp(min=1e-5)
     return (x + (1 - t) * (v + v2) / 2).clamp(-clip, clip)
