@@ -11,7 +11,7 @@ to about 1e-7 and an error in float32 arithmetic shows.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from worldmodel import _core
+from worldmodel import _core, stubs
 
 SENTINEL = np.float32(12345.678)
 
@@ -48,6 +48,9 @@ def run(name: str, arrays: Sequence[np.ndarray | None], attrs: dict, grads: Sequ
     before = _core.pool()["overruns"]
     with _core.Tape() as tape:
         outs = outputs_of(_core.ops[name](*tensors, **attrs))
+    assert len(outs) in stubs.counts(_core.specs[name][0]), (
+        f"{name} made {len(outs)} tensors: end its spec with '-> names'"
+    )
     results = [np.array(o.numpy()) for o in outs]
     gradients = []
     if grads:

@@ -69,6 +69,7 @@ static int read_attribute(signature *s, const char *w, size_t len, const char *c
 static int read_spec(signature *s) {
     for (const char *p = s->op->spec; *p; p += *p == ' ') {
         size_t len = strcspn(p, " ");
+        if (!strncmp(p, "->", 2)) break;      /* names of the results: for stubs */
         const char *colon = memchr(p, ':', len);
         if ((colon ? read_attribute(s, p, len, colon) : read_input(s, p, len)) < 0) return -1;
         p += len;
@@ -80,13 +81,18 @@ static int read_spec(signature *s) {
 static void write_doc(signature *s) {
     char *d = s->doc, *end = s->doc + sizeof s->doc;
     const char *sep = "";
+    bool defaults = false;      /* behind an optional argument a required one reads "=...": Python wants it so */
     d += snprintf(d, (size_t)(end - d), "%s(", s->op->name);
-    for (int i = 0; i < s->n_in; i++, sep = ", ")
-        d += snprintf(d, (size_t)(end - d), "%s%s%s%s", sep, s->in[i].rest ? "*" : "", PyUnicode_AsUTF8(s->in[i].name), s->in[i].optional ? "=None" : "");
+    for (int i = 0; i < s->n_in; defaults |= s->in[i++].optional, sep = ", ")
+        d += snprintf(d, (size_t)(end - d), "%s%s%s%s", sep, s->in[i].rest ? "*" : "", PyUnicode_AsUTF8(s->in[i].name), s->in[i].optional ? "=None" : defaults ? "=..." : "");
     for (int i = 0; i < s->n_attr; i++, sep = ", ") {
         const attribute *a = &s->attr[i];
         d += snprintf(d, (size_t)(end - d), "%s%s", sep, PyUnicode_AsUTF8(a->name));
-        if (a->required) continue;
+        if (a->required) {
+            if (defaults) d += snprintf(d, (size_t)(end - d), "=...");
+            continue;
+        }
+        defaults = true;
         if (a->kind == 'e') d += snprintf(d, (size_t)(end - d), "='%.*s'", (int)strcspn(a->words, "|"), a->words);
         else if (a->kind == 'b') d += snprintf(d, (size_t)(end - d), "=%s", a->value.i ? "True" : "False");
         else if (a->kind == 't') d += snprintf(d, (size_t)(end - d), "=()");

@@ -9,8 +9,16 @@
        def clear(self)                                                                    */
 #include "binding.h"
 
-typedef struct { PyObject_HEAD wm_tape tape, *outer; bool entered; } TapeObject;
-typedef struct { PyObject_HEAD wm_plan plan; PyObject *outputs; } PlanObject;
+/* (1) A recording tape holds itself, and the tape round it: wm_recording never points at what is gone.
+   (2) busy: a walk runs without the GIL; meanwhile nobody may change the tape or the plan. */
+typedef struct TapeObject {
+    PyObject_HEAD
+    wm_tape tape;
+    struct TapeObject *outer;
+    unsigned long thread;
+    bool entered, busy;
+} TapeObject;
+typedef struct { PyObject_HEAD wm_plan plan; PyObject *outputs; bool busy; } PlanObject;
 
 /* ---- Tape ------------------------------------------------------------------------------------- */
 
@@ -25,24 +33,40 @@ static PyObject *Tape_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
 
 static void Tape_dealloc(TapeObject *o) {
     PyTypeObject *type = Py_TYPE(o);
-    if (wm_recording == &o->tape) wm_recording = o->outer;
     wm_tape_clear(&o->tape);
     type->tp_free(o);
     Py_DECREF(type);
 }
 
+static TapeObject *object_of(wm_tape *t) { return t ? (TapeObject *)((char *)t - offsetof(TapeObject, tape)) : NULL; }
+
+/* (2): false, with an exception, if another thread (or a walk round this call) is at work on it. */
+static bool at_rest(const TapeObject *o, const char *what) {
+    if (!o->busy && !(o->entered && o->thread != PyThread_get_thread_ident())) return true;
+    PyErr_Format(PyExc_RuntimeError, "%s: the tape is at work elsewhere, wait until that has ended", what);
+    return false;
+}
+
 static PyObject *Tape_enter(TapeObject *o, PyObject *unused) {
     (void)unused;
     if (o->entered) return PyErr_Format(PyExc_RuntimeError, "Tape: it is recording already");
+    if (!at_rest(o, "Tape")) return NULL;
+    o->entered = true, o->thread = PyThread_get_thread_ident();
     wm_tape_clear(&o->tape);
-    o->outer = wm_recording, wm_recording = &o->tape, o->entered = true;
+    o->outer = object_of(wm_recording);
+    Py_XINCREF(o->outer);
+    wm_recording = &o->tape;
+    Py_INCREF(o);                                    /* (1) */
     return Py_NewRef((PyObject *)o);
 }
 
 static PyObject *Tape_exit(TapeObject *o, PyObject *unused) {
     (void)unused;
     if (wm_recording != &o->tape) return PyErr_Format(PyExc_RuntimeError, "Tape: with blocks must end in the order they began, in one thread");
-    wm_recording = o->outer, o->entered = false;
+    TapeObject *outer = o->outer;
+    wm_recording = outer ? &outer->tape : NULL, o->entered = false, o->outer = NULL;
+    Py_XDECREF(outer);
+    Py_DECREF(o);
     Py_RETURN_NONE;
 }
 
@@ -54,10 +78,13 @@ static PyObject *Tape_backward(TapeObject *o, PyObject *args, PyObject *kw) {
     wm_tensor *t = wm_unwrap(st->Tensor, loss, "backward: loss"), *seed = NULL;
     if (!t || (gradient != Py_None && !(seed = wm_unwrap(st->Tensor, gradient, "backward: gradient")))) return NULL;
     if (seed && seed->dtype != WM_F32) return PyErr_Format(PyExc_TypeError, "backward: gradient must be float32, not %s", wm_dtype_name((wm_dtype)seed->dtype));
+    if (!at_rest(o, "backward")) return NULL;
     int failed;
+    o->busy = true;
     Py_BEGIN_ALLOW_THREADS
     failed = wm_backward(&o->tape, t, seed);
     Py_END_ALLOW_THREADS
+    o->busy = false;
     if (failed) return wm_raise();
     Py_RETURN_NONE;
 }
@@ -65,16 +92,20 @@ static PyObject *Tape_backward(TapeObject *o, PyObject *args, PyObject *kw) {
 static PyObject *Tape_replay(TapeObject *o, PyObject *unused) {
     (void)unused;
     if (o->entered) return PyErr_Format(PyExc_RuntimeError, "replay: the tape is still recording");
+    if (!at_rest(o, "replay")) return NULL;
     int failed;
+    o->busy = true;
     Py_BEGIN_ALLOW_THREADS
     failed = wm_replay(&o->tape);
     Py_END_ALLOW_THREADS
+    o->busy = false;
     if (failed) return wm_raise();
     Py_RETURN_NONE;
 }
 
 static PyObject *Tape_clear(TapeObject *o, PyObject *unused) {
     (void)unused;
+    if (!at_rest(o, "clear")) return NULL;
     wm_tape_clear(&o->tape);
     Py_RETURN_NONE;
 }
@@ -102,6 +133,7 @@ static PyObject *Tape_repr(TapeObject *o) {
 
 static PyObject *get_nodes(TapeObject *o, void *unused) {
     (void)unused;
+    if (!at_rest(o, "ops")) return NULL;
     PyObject *names = PyTuple_New((Py_ssize_t)o->tape.n);
     for (size_t i = 0; names && i < o->tape.n; i++) {
         PyObject *name = PyUnicode_InternFromString(o->tape.nodes[i].op->name);
@@ -116,6 +148,7 @@ static PyObject *Tape_plan(TapeObject *o, PyObject *outputs) {
     module_state *st = wm_state_of((PyObject *)o);
     Py_ssize_t n = PyTuple_GET_SIZE(outputs);
     if (o->entered) return PyErr_Format(PyExc_RuntimeError, "plan: the tape is still recording");
+    if (!at_rest(o, "plan")) return NULL;
     if (!n) return PyErr_Format(PyExc_TypeError, "plan: name at least one output");
     wm_tensor **wanted = PyMem_Calloc((size_t)n, sizeof *wanted);
     if (!wanted) return PyErr_NoMemory();
@@ -145,10 +178,13 @@ static void Plan_dealloc(PlanObject *o) {
 
 static PyObject *Plan_run(PlanObject *o, PyObject *unused) {
     (void)unused;
+    if (o->busy) return PyErr_Format(PyExc_RuntimeError, "run: the plan is at work elsewhere, wait until that has ended");
     int failed;
+    o->busy = true;
     Py_BEGIN_ALLOW_THREADS
     failed = wm_plan_run(&o->plan);
     Py_END_ALLOW_THREADS
+    o->busy = false;
     return failed ? wm_raise() : Py_NewRef(o->outputs);
 }
 
@@ -162,18 +198,20 @@ static PyObject *Plan_repr(PlanObject *o) {
 
 /* ---- recording off and on again: no_grad ------------------------------------------------------ */
 
+/* The token is the tape, which still holds itself (1), or None. */
 static PyObject *pause_recording(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
-    wm_tape *t = wm_recording;
+    TapeObject *o = object_of(wm_recording);
     wm_recording = NULL;
-    return PyLong_FromVoidPtr(t);
+    return Py_NewRef(o ? (PyObject *)o : Py_None);
 }
 
 static PyObject *resume_recording(PyObject *module, PyObject *token) {
-    (void)module;
-    void *t = PyLong_AsVoidPtr(token);
-    if (PyErr_Occurred()) return NULL;
-    wm_recording = t;
+    module_state *st = PyModule_GetState(module);
+    TapeObject *o = PyObject_TypeCheck(token, st->Tape) ? (TapeObject *)token : NULL;
+    if ((!o && token != Py_None) || (o && (!o->entered || o->thread != PyThread_get_thread_ident())))
+        return PyErr_Format(PyExc_RuntimeError, "no_grad: %R is no tape that records in this thread", token);
+    wm_recording = o ? &o->tape : NULL;
     Py_RETURN_NONE;
 }
 

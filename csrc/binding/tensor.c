@@ -300,7 +300,7 @@ static PyObject *Tensor_repr(TensorObject *o) {
     if (!t->raw || t->dtype == WM_BF16)
         return PyUnicode_FromFormat("Tensor(%s, %s%s%s)", shape, wm_dtype_name((wm_dtype)t->dtype), grad, t->raw ? "" : ", asleep");
     PyObject *a = Tensor_numpy(o, NULL), *np = a ? PyImport_ImportModule("numpy") : NULL;
-    PyObject *text = np ? PyObject_CallMethod(np, "array2string", "OOiOs", a, Py_None, 4, Py_None, ", ") : NULL;
+    PyObject *text = np ? PyObject_CallMethod(np, "array2string", "OOiOss", a, Py_None, 4, Py_None, ", ", "Tensor(") : NULL;
     PyObject *r = text ? PyUnicode_FromFormat("Tensor(%U, shape=%s, %s%s)", text, shape, wm_dtype_name((wm_dtype)t->dtype), grad) : NULL;
     Py_XDECREF(text);
     Py_XDECREF(np);
@@ -396,6 +396,7 @@ static wm_tensor *adopt(DLManagedTensor *m) {
                                           d->dtype.code, d->dtype.bits), NULL;
     if (d->device.device_type != kDLCPU) return wm_fail("from_dlpack: the numbers lie on device type %d, not in main memory", d->device.device_type), NULL;
     if (d->ndim > WM_DIMS) return wm_fail("from_dlpack: %d axes, at most %d are possible", d->ndim, WM_DIMS), NULL;
+    if (((uintptr_t)d->data + d->byte_offset) % wm_dtype_size((wm_dtype)dtype)) return wm_fail("from_dlpack: the numbers are not aligned"), NULL;
     int64_t stride = 1;
     for (int i = d->ndim; i-- > 0; stride *= d->shape[i])
         if (d->strides && d->shape[i] > 1 && d->strides[i] != stride) return wm_fail("from_dlpack: the numbers are not contiguous"), NULL;

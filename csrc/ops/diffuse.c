@@ -77,12 +77,12 @@ static void noise_floats_backward(wm_node *n) {
     if (dx) n->k->noise_backward(dx, n->out[0]->grad, level->data, (int)n->attr[NOISE_KIND].i, level->size, row_size(x, level));
 }
 
-static const wm_op noise_frames = {"noise_frames", "frames@u8 stream@i32 level " KIND " salt:i=0 offset:f=0 with_eps:b=0",
+static const wm_op noise_frames = {"noise_frames", "frames@u8 stream@i32 level " KIND " salt:i=0 offset:f=0 with_eps:b=0 -> noisy clean eps?",
     "uint8 frames (..., C) -> noisy, clean[, eps] float32: clean = frames / 127.5 - 1; noisy = tau clean + (1 - tau) eps (flow), "
     "clean + sigma eps (edm), sqrt(abar) clean + sqrt(1 - abar) eps (ddpm).  level (B) or (B, T); stream (samples, 4).  offset "
     "adds one normal a row of levels and channel, times offset (edm) or offset times the noise's weight.",
     noise_frames_infer, noise_frames_forward, NULL, NULL};
-static const wm_op noise_op = {"noise", "x stream@i32 level " KIND " salt:i=0 offset:f=0 with_eps:b=0",
+static const wm_op noise_op = {"noise", "x stream@i32 level " KIND " salt:i=0 offset:f=0 with_eps:b=0 -> noisy eps?",
     "float x (..., C), a latent say -> noisy[, eps], as noise_frames does.  The gradient flows from noisy to x.",
     noise_floats_infer, noise_floats_forward, noise_floats_backward, NULL};
 
@@ -138,7 +138,7 @@ static void edm_scale_backward(wm_node *n) {
     n->k->edm_coefficients(in, in + sigma->size, sigma->data, n->attr[0].f, n->attr[1].f, sigma->size);
     n->k->levels_mix_backward(wm_grad(x), NULL, n->out[0]->grad, in, NULL, sigma->size, row_size(x, sigma));
 }
-static const wm_op edm_scale = {"edm_scale", "x sigma " EDM,
+static const wm_op edm_scale = {"edm_scale", "x sigma " EDM " -> scaled noise",
     "The EDM network's inputs: c_in x and c_noise = ln(s) / 4, s^2 = sigma^2 + offset^2, c_in = 1 / sqrt(s^2 + sigma_data^2).",
     edm_scale_infer, edm_scale_forward, edm_scale_backward, NULL};
 
@@ -227,7 +227,7 @@ static const wm_op ancestral_step = {"ancestral_step",
 static const step_plan multistep_plan = {.prev = 4, .last = 5, .stream = -1, .kind = 0, .target = 1, .eta = -1, .salt = -1, .clip = 2,
                                          .bytes = -1, .data = 3, .offset = 4, .clean = true};
 STEP(multistep)
-static const wm_op multistep = {"dpmpp_2m_step", "y pred level next prev? last? " KIND " target:e=x|eps|v clip:f=0 " EDM,
+static const wm_op multistep = {"dpmpp_2m_step", "y pred level next prev? last? " KIND " target:e=x|eps|v clip:f=0 " EDM " -> out clean",
     "DPM-Solver++(2M) (Lu et al., arXiv 2211.01095) -> out, x^.  The step after this one takes x^ as prev and level as last; "
     "without them, and where a row ends clean, the step is of first order.",
     multistep_infer, multistep_forward, multistep_backward, NULL};

@@ -186,7 +186,7 @@ static void tanh_gaussian_backward(wm_node *n) {
     n->k->tanh_gaussian_backward(wm_grad(n->in[0]), wm_grad(n->in[1]), n->out[0]->grad, n->out[1]->grad, n->out[0]->data,
                                  n->saved[0]->data, n->in[1]->data, n->out[1]->size, last_axis(n->in[0]));
 }
-static const wm_op tanh_gaussian_sample = {"tanh_gaussian_sample", "mean log_std stream@i32 salt:i=0",
+static const wm_op tanh_gaussian_sample = {"tanh_gaussian_sample", "mean log_std stream@i32 salt:i=0 -> action log_prob",
     "a = tanh(mean + exp(log_std) e) in (-1, 1) and its log-probability, summed over the last axis; (..., C) -> (..., C), (...). "
     "Gradients by reparameterisation (Haarnoja et al., Soft actor-critic, arXiv 1801.01290, appendix C).",
     tanh_gaussian_infer, tanh_gaussian_forward, tanh_gaussian_backward, NULL};

@@ -35,7 +35,7 @@ static void table_forward(wm_node *n) {
                        n->attr[WIDTH].i / 2 / axes);
 }
 static const wm_op rotary_table = {
-    "rotary_table", "position@any width:i base:f=10000 axes:i=0 kind:e=base|pixel",
+    "rotary_table", "position@any width:i base:f=10000 axes:i=0 kind:e=base|pixel -> cos sin",
     "cos and sin, each (..., width / 2), of rotary positions (...), whole numbers or not (Su et al. 2021).  axes A > 0:\n"
     "position (..., A), for example row and column, and each axis gets width / 2 / A frequencies, side by side.\n"
     "kind=base: frequencies base^(-i / F); pixel: pi times 1 .. base / 2, evenly spaced, for positions in -1 .. 1\n"
@@ -148,7 +148,7 @@ static void fused_backward(wm_node *n) {
 }
 static const wm_op qkv_norm_rotary = {
     "qkv_norm_rotary",
-    "qkv cos? sin? q_scale? k_scale? heads:i kv_heads:i=0 norm:e=rms|layer|none pairs:e=half|interleaved eps:f=0.000001 axis:i=-2",
+    "qkv cos? sin? q_scale? k_scale? heads:i kv_heads:i=0 norm:e=rms|layer|none pairs:e=half|interleaved eps:f=0.000001 axis:i=-2 -> q k",
     "qk_norm_rotary of the q (..., heads D) and the k (..., kv_heads D) in rows qkv (..., (heads + 2 kv_heads) D), read where\n"
     "they lie; attention_qkv takes both beside qkv.",
     fused_infer, fused_forward, fused_backward, NULL};

@@ -20,6 +20,7 @@ static int suits(wm_tensor *const *tensors, int i) {
     if (t->dtype != WM_F32)
         return wm_fail_as(WM_TYPE, "params: tensor %d wanted float32, got %s", i, wm_dtype_name((wm_dtype)t->dtype));
     if (!t->needs_grad) return wm_fail("params: tensor %d needs no gradient", i);
+    if (!t->raw) return wm_fail("params: tensor %d belongs to a checkpoint and holds no numbers now", i);
     if (t->base) return wm_fail("params: tensor %d is a view of another", i);
     for (int j = 0; j < i; j++)
         if (tensors[j] == t) return wm_fail("params: tensors %d and %d are the same", j, i);

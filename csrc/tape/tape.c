@@ -38,10 +38,9 @@ static int make(wm_node *n) {
 int wm_apply(const wm_op *op, wm_tensor *const *in, int n_in, const wm_attr *attr, const int64_t *list, int n_list,
              wm_tensor **out) {
     wm_node n = {.op = op, .k = wm_k, .n_in = (uint8_t)n_in, .n_list = (uint8_t)n_list};
-    bool needs_grad = false;
     for (int i = 0; i < n_in; i++)
-        if (in[i]) n.in[i] = wm_keep(in[i]), needs_grad |= in[i]->needs_grad;
-    n.needs_grad = needs_grad && op->backward && wm_recording && !wm_recording->no_grad;
+        if (in[i]) n.in[i] = wm_keep(in[i]), n.wants |= (uint16_t)(in[i]->needs_grad << i);
+    n.needs_grad = n.wants && op->backward && wm_recording && !wm_recording->no_grad;
     memcpy(n.attr, attr, sizeof n.attr);
     memcpy(n.list, list, (size_t)n_list * sizeof *list);
     wm_tape *t = wm_recording;
@@ -127,7 +126,10 @@ int wm_checkpoint_end(wm_tape *t) {
 static int node_backward(wm_node *n) {
     bool reached = false;
     for (int i = 0; i < n->n_out; i++) reached |= wm_grad_here(n->out[i]);
-    if (!reached || !n->op->backward) return 0;
+    if (!reached || !n->needs_grad) return 0;
+    for (int i = 0; i < n->n_in; i++)        /* what its backward needs was not kept */
+        if (n->in[i] && n->in[i]->needs_grad && !(n->wants >> i & 1))
+            return wm_fail_as(WM_RUNTIME, "backward: input %d of %s needed no gradient when it was recorded", i, n->op->name);
     for (int i = 0; i < n->n_out; i++)
         if (wm_grad_ready(n->out[i]) < 0) return -1;
     for (int i = 0; i < n->n_in; i++)

@@ -5,7 +5,8 @@
        "x weight@weight bias? act:e=none|gelu|silu eps:f=1e-6 causal:b=0 axis:i=-1 shape:t indices@i32 xs..."
    inputs first: name[@f32|bf16|u8|i32|any|weight][? optional | ... the rest], f32 if nothing is said;
    then attributes name:kind[=default], kinds f float, i integer, b flag, e one of the words after '=' (the first is the
-   default; attr holds its position), t tuple of integers (at most one; it lands in node->list). */
+   default; attr holds its position), t tuple of integers (at most one; it lands in node->list);
+   last, of ops that make several tensors, their names: "-> noisy clean eps?" (? only if an attribute asks for it). */
 #ifndef WM_TAPE_H
 #define WM_TAPE_H
 #include "../tensor/tensor.h"
@@ -22,6 +23,7 @@ typedef struct wm_node {
     wm_attr    attr[WM_ATTR];
     int64_t    list[WM_DIMS];       /* the tuple attribute */
     uint8_t    n_in, n_out, n_list;
+    uint16_t   wants;               /* bit i: input i needed a gradient when the node was made */
     bool       needs_grad;          /* an input needs a gradient and a tape records: known before infer */
     size_t     scratch_bytes;       /* set by infer; forward and backward then find as much at scratch */
     void      *scratch;

@@ -23,7 +23,7 @@ def write_tensors(
     from safetensors.numpy import save
 
     header = {key: json.dumps(value) for key, value in (metadata or {}).items()}
-    data = save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata=header or None)
+    data = save({name: np.asarray(a, order="C") for name, a in tensors.items()}, metadata=header or None)
     write_atomically(path, data)
 
 
@@ -56,5 +56,5 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
             return {name: f.get_tensor(name) for name in f.keys()}, metadata
     except SafetensorError as error:
         raise ValueError(f"{os.fspath(path)}: not a whole safetensors file ({error})") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)}: its metadata is no JSON ({error})") from None

@@ -1,9 +1,7 @@
 """Modules: parameters with names, and the layers that the models are made of.
 
-A module's tensors are its attributes; names are the path of attributes to them
-("blocks.0.attention.qkv.weight"), as in
-PyTorch, so that weights of other projects map one to one.  Tensors that need a gradient are parameters, the
-others
+A module's tensors are its attributes; names are the path of attributes to them ("blocks.0.attention.qkv.weight"), as in
+PyTorch, so that weights of other projects map one to one.  Tensors that need a gradient are parameters, the others
 buffers; both are saved.  Names that begin with "_" are neither.
 """
 
@@ -37,15 +35,14 @@ def normal(*shape: int, std: float = 0.02) -> np.ndarray:
 
 
 def fan_in_uniform(*shape: int) -> np.ndarray:
-    """U(-b, b), b = 1/sqrt(fan in): PyTorch's default for linear and convolution weights (Kaiming, a = sqrt
-    5)."""
+    """U(-b, b), b = 1/sqrt(fan in): PyTorch's default for linear and convolution weights (Kaiming, a = sqrt 5)."""
     bound = 1.0 / math.sqrt(max(1, math.prod(shape[1:])))
     return machine.generator().uniform(-bound, bound, shape).astype(np.float32)
 
 
 def xavier_uniform(*shape: int) -> np.ndarray:
     """U(-b, b), b = sqrt(6 / (fan in + fan out)) (Glorot & Bengio 2010)."""
-    area = math.prod(shape[1:-1]) if len(shape) > 2 else 1
+    area = math.prod(shape[1:-1])
     bound = math.sqrt(6.0 / (area * (shape[-1] + shape[0])))
     return machine.generator().uniform(-bound, bound, shape).astype(np.float32)
 
@@ -86,8 +83,7 @@ def _children(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 class Module:
-    """The base of every layer and model: subclass it, set tensors and modules as attributes, write
-    forward."""
+    """The base of every layer and model: subclass it, set tensors and modules as attributes, write forward."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} has no forward")
@@ -125,24 +121,26 @@ class Module:
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
         """Overwrite tensors by name.
 
-        Raises KeyError listing missing and unknown names (strict), ValueError listing misshapen ones; then
-        nothing
-        has been changed.
+        Raises KeyError listing missing and unknown names (strict), ValueError listing what is misshapen or no number; then
+        nothing has been changed.
         """
         mine = dict(self.named_tensors())
+        state = {n: np.asarray(a) for n, a in state.items()}
         missing, unknown = [n for n in mine if n not in state], [n for n in state if n not in mine]
         if strict and (missing or unknown):
             raise KeyError(f"load_state_dict: missing {missing or 'nothing'}; unknown {unknown or 'nothing'}")
         wrong = [
-            f"{n}: {tuple(np.shape(state[n]))} in the file, {t.shape} here"
+            f"{n}: {state[n].shape} in the file, {t.shape} here"
             for n, t in mine.items()
-            if n in state and tuple(np.shape(state[n])) != t.shape
+            if n in state and state[n].shape != t.shape
         ]
         if wrong:
             raise ValueError("load_state_dict: shapes differ: " + "; ".join(wrong))
+        if bad := [n for n in mine if n in state and state[n].dtype.kind not in "fiub"]:
+            raise ValueError(f"load_state_dict: these are no numbers: {bad}")
         for n, t in mine.items():
             if n in state:
-                t.copy_(np.asarray(state[n]))
+                t.copy_(state[n])
 
     def save(self, path: str) -> None:
         """Write the tensors to a safetensors file, atomically."""
@@ -197,8 +195,7 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    """Convolution of x (B, H, W, features_in), channels last; weight (features_out, kernel, kernel,
-    features_in).
+    """Convolution of x (B, H, W, features_in), channels last; weight (features_out, kernel, kernel, features_in).
     padding -1 keeps the size at stride 1."""
 
     def __init__(
@@ -288,8 +285,7 @@ class MLP(Module):
 
 
 class SwiGLU(Module):
-    """down(silu(x w1) * (x w2)) (Shazeer 2020); hidden features by default 8/3 of the input's, to a multiple
-    of 32."""
+    """down(silu(x w1) * (x w2)) (Shazeer 2020); hidden features by default 8/3 of the input's, to a multiple of 32."""
 
     def __init__(self, features: int, hidden: int | None = None):
         hidden = hidden or (features * 8 // 3 + 31) // 32 * 32
@@ -298,6 +294,79 @@ class SwiGLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(ops.swiglu(x, self.up))
+
+
+class AdaLN(Module):
+    """x + gate f(norm(x) (1 + scale) + shift); shift, scale and gate are a linear map of a condition that starts at 0, so
+    that f is silent at first: AdaLN-Zero (Peebles & Xie 2023)."""
+
+    def __init__(self, features: int, condition_features: int, eps: float = 1e-6):
+        self.modulation = Linear(condition_features, 3 * features, init=zeros)
+        self._eps = eps
+
+    def forward(self, x: Tensor, condition: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """x (..., features), condition (G..., condition_features): one for a sample, a frame or a token."""
+        m = self.modulation(condition)
+        h = f(ops.adaln(x, m, m, scale_chunk=1, shift_chunk=0, eps=self._eps))
+        return ops.gate_residual(x, h, m, gate_chunk=2)
+
+
+class Attention(Module):
+    """Attention of x (..., N, features) to itself, or to a context (Vaswani et al. 2017), RMS norm and a learned scale on
+    queries and keys (Dehghani et al. 2023), rotary positions if tables are given.
+
+    kv_heads: that many heads of keys and values, each for several of queries.  mask, window, frame: as in ops.attention.
+    context_features: attend to a context (..., M, context_features) instead.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        kv_heads: int = 0,
+        mask: str = "full",
+        window: int = 0,
+        frame: int = 0,
+        context_features: int = 0,
+    ):
+        if heads < 1 or features % heads or (kv_heads and heads % kv_heads):
+            raise ValueError(
+                f"Attention: heads must divide features {features} and kv_heads divide heads, got {heads}, {kv_heads}"
+            )
+        width = features // heads
+        kv = (kv_heads or heads) * width
+        if context_features:
+            self.q, self.kv = (
+                Linear(features, features, bias=False),
+                Linear(context_features, 2 * kv, bias=False),
+            )
+        else:
+            self.qkv = Linear(features, features + 2 * kv, bias=False)
+        self.q_scale, self.k_scale = parameter(ones(width)), parameter(ones(width))
+        self.out = Linear(features, features)
+        self._heads, self._kv_heads, self._kv, self._crosses = (
+            heads,
+            kv_heads or heads,
+            kv,
+            bool(context_features),
+        )
+        self._how = {"mask": mask, "window": window, "frame": frame}
+
+    def forward(
+        self, x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """cos, sin (N, columns / 2), of ops.rotary_table, turn queries and keys; not with a context, which has no order."""
+        counts: dict[str, Any] = {"heads": self._heads, "kv_heads": self._kv_heads}
+        if not self._crosses:
+            qkv = self.qkv(x)
+            q, k = ops.qkv_norm_rotary(qkv, cos, sin, self.q_scale, self.k_scale, **counts)
+            return self.out(ops.attention_qkv(qkv, q, k, **counts, **self._how))
+        if context is None or cos is not None:
+            raise ValueError("Attention: with context_features, pass a context and no rotary tables")
+        kv = self.kv(context)
+        q = ops.qk_norm_rotary(self.q(x), None, None, self.q_scale, heads=self._heads)
+        k = ops.qk_norm_rotary(ops.slice(kv, -1, 0, self._kv), None, None, self.k_scale, heads=self._kv_heads)
+        return self.out(ops.attention(q, k, ops.slice(kv, -1, self._kv, 2 * self._kv), **counts, **self._how))
 
 
 def _uniform(shape: Sequence[int], bound: float) -> Tensor:
@@ -319,8 +388,7 @@ class LSTM(Module):
     def forward(
         self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, features_in), state h and c (B, features), reset (B, T) uint8: 1 forgets the state before
-        that step.
+        """x (B, T, features_in), state h and c (B, features), reset (B, T) uint8: 1 forgets the state before that step.
         Returns the outputs (B, T, features) and the last h and c."""
         return ops.lstm(x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, h, c, reset)
 

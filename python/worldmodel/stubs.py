@@ -1,8 +1,11 @@
-"""Writes ops.pyi from the op specs: `python -m worldmodel.stubs` (tests/core/test_stubs.py says if it is
-stale)."""
+"""Writes ops.pyi from the op specs: `python -m worldmodel.stubs` (tests/core/test_stubs.py says if it is stale).
+
+The grammar of a spec heads csrc/tape/tape.h; what stands behind "->" names the results of an op that makes several.
+"""
 
 from __future__ import annotations
 
+import keyword
 from pathlib import Path
 
 from . import _core
@@ -16,11 +19,21 @@ from .tensor import Tensor
 
 '''
 
-OUTPUTS = {2: "tuple[Tensor, Tensor]", 3: "tuple[Tensor, Tensor, Tensor]"}
+
+def parts(spec: str) -> tuple[list[str], list[str]]:
+    """The words of the arguments and of the results; an op whose spec names no results makes one."""
+    arguments, _, results = spec.partition("->")
+    return arguments.split(), results.split() or ["out"]
+
+
+def counts(spec: str) -> range:
+    """How many tensors the op may return: an optional result is there if an attribute asks for it."""
+    results = parts(spec)[1]
+    return range(sum(not r.endswith("?") for r in results), len(results) + 1)
 
 
 def argument(word: str) -> str:
-    """One word of a spec as a Python parameter (the grammar heads csrc/tape/tape.h)."""
+    """One word of a spec as a Python parameter."""
     if ":" not in word:
         name = word.split("@")[0].rstrip("?.")
         if word.endswith("..."):
@@ -37,33 +50,37 @@ def argument(word: str) -> str:
     python = {"f": "float", "i": "int", "b": "bool"}[kind]
     if kind == "b":
         value = str(value not in ("", "0"))
-    elif kind == "f" and has_value and "e9" in value:
-        value = f'float("{"-" if value.startswith("-") else ""}inf")'
+    elif kind == "f" and has_value:
+        value = "..." if "e9" in value else repr(float(value))  # the largest floats stand for infinity
     return f"{name}: {python}" + (f" = {value}" if has_value else "")
 
 
 def stub(name: str, spec: str, doc: str) -> str:
-    words = [argument(w) for w in spec.split()]
-    required = [w for w in words if "=" not in w]
-    words = required + [w for w in words if "=" in w] if words[: len(required)] == required else words
+    """One function; behind an optional argument a required one becomes `= ...`, as calls by name allow."""
     seen_default, parameters = False, []
-    for w in words:
+    for w in map(argument, parts(spec)[0]):
+        if w.startswith("*"):
+            seen_default = False
+        elif "=" not in w and seen_default:
+            w += " = ..."
         seen_default |= "=" in w
-        parameters.append(w + " = ..." if seen_default and "=" not in w and not w.startswith("*") else w)
+        parameters.append(w)
     quoted = doc.replace("\\", "\\\\").replace('"""', "'''").replace("\n", "\n    ")
-    return f'def {name}({", ".join(parameters)}) -> {outputs(doc)}:\n    """{quoted}"""\n'
+    quoted += " " if quoted.endswith('"') else ""
+    return f'def {name}({", ".join(parameters)}) -> {outputs(spec)}:\n    """{quoted}"""\n    ...\n'
 
 
-def outputs(doc: str) -> str:
-    """How many tensors an op returns stands in its doc: "Returns two ..." or "Returns three ..."."""
-    for count, word in ((2, "Returns two"), (3, "Returns three")):
-        if word in doc:
-            return OUTPUTS[count]
-    return "Tensor"
+def outputs(spec: str) -> str:
+    """The type of what an op returns."""
+    return " | ".join("Tensor" if n == 1 else f"tuple[{', '.join(['Tensor'] * n)}]" for n in counts(spec))
 
 
 def text() -> str:
-    return HEAD + "\n".join(stub(name, *_core.specs[name][:2]) for name in sorted(_core.specs))
+    """The whole file.  Raises ValueError for an op that no Python name can hold."""
+    bad = [name for name in _core.specs if keyword.iskeyword(name) or not name.isidentifier()]
+    if bad:
+        raise ValueError(f"stubs: no names for Python: {bad}")
+    return HEAD + "\n\n".join(stub(name, *_core.specs[name][:2]) for name in sorted(_core.specs))
 
 
 if __name__ == "__main__":

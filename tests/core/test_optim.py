@@ -123,5 +123,5 @@ def test_wrong_parameters_are_refused():
     with pytest.raises(TypeError, match="Tensor"):
         optim.AdamW([np.ones(3)])
     t = nn.parameter(np.ones((2, 2), np.float32))
-    with pytest.raises(ValueError, match="parameter"):
+    with pytest.raises(ValueError, match="tensors 0 and 1 are the same"):
         optim.AdamW([t, t])

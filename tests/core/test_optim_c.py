@@ -157,8 +157,10 @@ def test_the_numbers_move_and_old_gradients_come_along(lib):
     view = np.ctypeslib.as_array(c.cast(lib.gradient(c.c_void_p(t)), c.POINTER(c.c_float)), (5,))
     view[...] = 2
     params = lib.wm_params_new((c.c_void_p * 1)(t), 1, None)
-    get = {f: np.ctypeslib.as_array(c.cast(getattr(lib, f)(c.c_void_p(t)), c.POINTER(c.c_float)), (5,))
-           for f in ("values", "gradient")}
+    get = {
+        f: np.ctypeslib.as_array(c.cast(getattr(lib, f)(c.c_void_p(t)), c.POINTER(c.c_float)), (5,))
+        for f in ("values", "gradient")
+    }
     assert np.array_equal(get["values"], a) and (get["gradient"] == 2).all()
     assert lib.size(c.c_void_p(params)) == 16
     lib.wm_grad_clear(c.c_void_p(t))

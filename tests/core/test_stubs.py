@@ -4,6 +4,8 @@ import ast
 import inspect
 from pathlib import Path
 
+import pytest
+
 import worldmodel
 from worldmodel import _core, ops, stubs
 
@@ -22,11 +24,47 @@ def test_every_op_has_a_signature_and_a_docstring():
     for name in ops.__all__:
         function = getattr(ops, name)
         assert inspect.signature(function).parameters, name
-        assert len(function.__doc__) > 10 and function.__module__ == "worldmodel.ops", name
+        assert function.__doc__.strip() and function.__module__ == "worldmodel.ops", name
 
 
 def test_the_core_stub_names_everything():
     path = Path(worldmodel.__file__).with_name("_core.pyi")
-    names = {n.name for n in ast.parse(path.read_text()).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-    names |= {t.id for n in ast.parse(path.read_text()).body if isinstance(n, ast.AnnAssign) for t in [n.target] if isinstance(t, ast.Name)}
+    names = {
+        n.name for n in ast.parse(path.read_text()).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+    }
+    names |= {
+        t.id
+        for n in ast.parse(path.read_text()).body
+        if isinstance(n, ast.AnnAssign)
+        for t in [n.target]
+        if isinstance(t, ast.Name)
+    }
     assert {n for n in dir(_core) if not n.startswith("__")} == names
+
+
+def test_a_spec_says_how_many_tensors_come_back():
+    assert list(stubs.counts("x y:f=1")) == [1]
+    assert list(stubs.counts("x -> noisy clean eps?")) == [2, 3]
+    assert stubs.outputs("x -> noisy eps?") == "Tensor | tuple[Tensor, Tensor]"
+    assert stubs.outputs("x -> a b c") == "tuple[Tensor, Tensor, Tensor]"
+
+
+def test_signatures_and_docstrings_are_whole():
+    for name, (spec, doc, _) in _core.specs.items():
+        function = _core.ops[name]
+        assert function.__doc__ == doc, f"{name}: its docstring was cut"
+        words = [w.split(":")[0].split("@")[0].strip("?.") for w in stubs.parts(spec)[0]]
+        assert list(inspect.signature(function).parameters) == words
+
+
+def test_type_checkers_accept_the_stubs():
+    mypy = pytest.importorskip("mypy.api", reason="mypy is not installed")
+    out, error, code = mypy.run(
+        [
+            "--strict",
+            "--follow-imports=silent",
+            str(Path(worldmodel.__file__).with_name("ops.pyi")),
+            str(Path(worldmodel.__file__).with_name("_core.pyi")),
+        ]
+    )
+    assert code == 0, out + error
