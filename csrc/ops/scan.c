@@ -88,10 +88,10 @@ static void lstm_backward(wm_node *n) {
 
 #define LSTM "gates i, f, g, o of x + weight h + bias;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c') " \
              "(Hochreiter & Schmidhuber 1997, as torch.nn.LSTM).  weight (4H, H), bias (4H,); h0, c0 (B, H), zeros if absent."
-static const wm_op lstm = {"lstm", "x weight bias? h0? c0? reset@u8?",
+static const wm_op lstm = {"lstm", "x weight bias? h0? c0? reset@u8? -> out h c",
     "x (B, T, 4H), the input's share of the gates -> out (B, T, H), h (B, H), c (B, H): " LSTM "  A step whose reset (B, T) is "
     "not 0 begins from zeros.", lstm_sequence_infer, lstm_forward, lstm_backward, scan_check};
-static const wm_op lstm_cell = {"lstm_cell", "x weight bias? h0? c0? reset@u8?",
+static const wm_op lstm_cell = {"lstm_cell", "x weight bias? h0? c0? reset@u8? -> h c",
     "One step: x (B, 4H) -> h (B, H), c (B, H): " LSTM "  reset (B,).", lstm_step_infer, lstm_forward, lstm_backward, scan_check};
 
 /* ---- GRU --------------------------------------------------------------------------------------------------- */
@@ -129,7 +129,7 @@ static void gru_backward(wm_node *n) {
 
 #define GRU "u = weight h + bias;  r, z = sigmoid(x + u);  n = tanh(x_n + r u_n);  h' = (1 - z) n + z h (Cho et al. 2014, as " \
             "torch.nn.GRU).  weight (3H, H), bias (3H,); h0 (B, H), zeros if absent."
-static const wm_op gru = {"gru", "x weight bias? h0? reset@u8?",
+static const wm_op gru = {"gru", "x weight bias? h0? reset@u8? -> out h",
     "x (B, T, 3H), the input's share of the gates -> out (B, T, H), h (B, H): " GRU "  A step whose reset (B, T) is not 0 begins "
     "from zeros.", gru_sequence_infer, gru_forward, gru_backward, scan_check};
 static const wm_op gru_cell = {"gru_cell", "x weight bias? h0? reset@u8?", "One step: x (B, 3H) -> h (B, H): " GRU "  reset (B,).",

@@ -1,8 +1,9 @@
 """Modules: parameters with names, and the layers that the models are made of.
 
-A module's tensors are its attributes; names are the path of attributes to them ("blocks.0.attention.qkv.weight"), as in
-PyTorch, so that weights of other projects map one to one.  Tensors that need a gradient are parameters, the others
-buffers; both are saved.  Names that begin with "_" are neither.
+A module's tensors are its attributes; names are the path of attributes to them
+("blocks.0.attention.qkv.weight"), as in PyTorch, so that weights of other projects map one to one.  Tensors
+that need a gradient are parameters, the others buffers; both are saved.  Names that begin with "_" are
+neither.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def normal(*shape: int, std: float = 0.02) -> np.ndarray:
 
 
 def fan_in_uniform(*shape: int) -> np.ndarray:
-    """U(-b, b), b = 1/sqrt(fan in): PyTorch's default for linear and convolution weights (Kaiming, a = sqrt 5)."""
+    """U(-b, b), b = 1/sqrt(fan in): PyTorch's default for linear and convolution weights (Kaiming, a = sqrt
+    5)."""
     bound = 1.0 / math.sqrt(max(1, math.prod(shape[1:])))
     return machine.generator().uniform(-bound, bound, shape).astype(np.float32)
 
@@ -83,7 +85,8 @@ def _children(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 class Module:
-    """The base of every layer and model: subclass it, set tensors and modules as attributes, write forward."""
+    """The base of every layer and model: subclass it, set tensors and modules as attributes, write
+    forward."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} has no forward")
@@ -121,8 +124,8 @@ class Module:
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
         """Overwrite tensors by name.
 
-        Raises KeyError listing missing and unknown names (strict), ValueError listing what is misshapen or no number; then
-        nothing has been changed.
+        Raises KeyError listing missing and unknown names (strict), ValueError listing what is misshapen or no
+        number; then nothing has been changed.
         """
         mine = dict(self.named_tensors())
         state = {n: np.asarray(a) for n, a in state.items()}
@@ -195,8 +198,8 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    """Convolution of x (B, H, W, features_in), channels last; weight (features_out, kernel, kernel, features_in).
-    padding -1 keeps the size at stride 1."""
+    """Convolution of x (B, H, W, features_in), channels last; weight (features_out, kernel, kernel,
+    features_in). padding -1 keeps the size at stride 1."""
 
     def __init__(
         self,
@@ -285,7 +288,8 @@ class MLP(Module):
 
 
 class SwiGLU(Module):
-    """down(silu(x w1) * (x w2)) (Shazeer 2020); hidden features by default 8/3 of the input's, to a multiple of 32."""
+    """down(silu(x w1) * (x w2)) (Shazeer 2020); hidden features by default 8/3 of the input's, to a multiple
+    of 32."""
 
     def __init__(self, features: int, hidden: int | None = None):
         hidden = hidden or (features * 8 // 3 + 31) // 32 * 32
@@ -297,8 +301,8 @@ class SwiGLU(Module):
 
 
 class AdaLN(Module):
-    """x + gate f(norm(x) (1 + scale) + shift); shift, scale and gate are a linear map of a condition that starts at 0, so
-    that f is silent at first: AdaLN-Zero (Peebles & Xie 2023)."""
+    """x + gate f(norm(x) (1 + scale) + shift); shift, scale and gate are a linear map of a condition that
+    starts at 0, so that f is silent at first: AdaLN-Zero (Peebles & Xie 2023)."""
 
     def __init__(self, features: int, condition_features: int, eps: float = 1e-6):
         self.modulation = Linear(condition_features, 3 * features, init=zeros)
@@ -312,11 +316,11 @@ class AdaLN(Module):
 
 
 class Attention(Module):
-    """Attention of x (..., N, features) to itself, or to a context (Vaswani et al. 2017), RMS norm and a learned scale on
-    queries and keys (Dehghani et al. 2023), rotary positions if tables are given.
+    """Attention of x (..., N, features) to itself, or to a context (Vaswani et al. 2017), RMS norm and a
+    learned scale on queries and keys (Dehghani et al. 2023), rotary positions if tables are given.
 
-    kv_heads: that many heads of keys and values, each for several of queries.  mask, window, frame: as in ops.attention.
-    context_features: attend to a context (..., M, context_features) instead.
+    kv_heads: that many heads of keys and values, each for several of queries.  mask, window, frame: as in
+    ops.attention. context_features: attend to a context (..., M, context_features) instead.
     """
 
     def __init__(
@@ -331,7 +335,7 @@ class Attention(Module):
     ):
         if heads < 1 or features % heads or (kv_heads and heads % kv_heads):
             raise ValueError(
-                f"Attention: heads must divide features {features} and kv_heads divide heads, got {heads}, {kv_heads}"
+                f"Attention: heads must divide features {features}, kv_heads heads; got {heads}, {kv_heads}"
             )
         width = features // heads
         kv = (kv_heads or heads) * width
@@ -355,7 +359,8 @@ class Attention(Module):
     def forward(
         self, x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, context: Tensor | None = None
     ) -> Tensor:
-        """cos, sin (N, columns / 2), of ops.rotary_table, turn queries and keys; not with a context, which has no order."""
+        """cos, sin (N, columns / 2), of ops.rotary_table, turn queries and keys; not with a context, which
+        has no order."""
         counts: dict[str, Any] = {"heads": self._heads, "kv_heads": self._kv_heads}
         if not self._crosses:
             qkv = self.qkv(x)
@@ -388,9 +393,10 @@ class LSTM(Module):
     def forward(
         self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, features_in), state h and c (B, features), reset (B, T) uint8: 1 forgets the state before that step.
-        Returns the outputs (B, T, features) and the last h and c."""
-        return ops.lstm(x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, h, c, reset)
+        """x (B, T, features_in), state h and c (B, features), reset (B, T) uint8: 1 forgets the state before
+        that step. Returns the outputs (B, T, features) and the last h and c."""
+        gates = ops.linear(x, self.weight_ih, self.bias_ih)
+        return ops.lstm(gates, self.weight_hh, self.bias_hh, h, c, reset)
 
 
 class GRU(Module):
@@ -409,4 +415,5 @@ class GRU(Module):
         self, x: Tensor, h: Tensor | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As LSTM's, with one state.  Returns the outputs (B, T, features) and the last h."""
-        return ops.gru(x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, h, reset)
+        gates = ops.linear(x, self.weight_ih, self.bias_ih)
+        return ops.gru(gates, self.weight_hh, self.bias_hh, h, reset)

@@ -311,6 +311,16 @@ def group_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     ...
 
 
+def gru(x: Tensor, weight: Tensor, bias: Tensor | None = None, h0: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x (B, T, 3H), the input's share of the gates -> out (B, T, H), h (B, H): u = weight h + bias;  r, z = sigmoid(x + u);  n = tanh(x_n + r u_n);  h' = (1 - z) n + z h (Cho et al. 2014, as torch.nn.GRU).  weight (3H, H), bias (3H,); h0 (B, H), zeros if absent.  A step whose reset (B, T) is not 0 begins from zeros."""
+    ...
+
+
+def gru_cell(x: Tensor, weight: Tensor, bias: Tensor | None = None, h0: Tensor | None = None, reset: Tensor | None = None) -> Tensor:
+    """One step: x (B, 3H) -> h (B, H): u = weight h + bias;  r, z = sigmoid(x + u);  n = tanh(x_n + r u_n);  h' = (1 - z) n + z h (Cho et al. 2014, as torch.nn.GRU).  weight (3H, H), bias (3H,); h0 (B, H), zeros if absent.  reset (B,)."""
+    ...
+
+
 def heun_step(y: Tensor, pred: Tensor, y_next: Tensor, pred_next: Tensor, level: Tensor, next: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', sigma_data: float = 0.5, offset: float = 0.0) -> Tensor:
     """Heun's correction: y_next is euler_step(y, pred), pred_next what the network says there, at next; the step is taken again with the mean of both slopes.  A row that ends clean keeps y_next."""
     ...
@@ -409,6 +419,16 @@ def logsumexp(x: Tensor) -> Tensor:
 
 def loss_weight(level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', law: Literal['ramp', 'inverse', 'square', 'edm', 'sigmoid', 'snr'] = 'ramp', target: Literal['x', 'eps', 'v'] = 'x', clip: float = 5.0, bias: float = -1.0, sigma_data: float = 0.5, offset: float = 0.0) -> Tensor:
     """A weight a level, tau = a / (a + s): ramp 0.9 tau + 0.1; inverse 1 / (1 - tau)^2; square (1 - tau)^2; edm 1 / c_out^2; sigmoid(bias - ln SNR) for an eps loss; snr min(SNR, clip) for x, over SNR for eps, over SNR + 1 for v."""
+    ...
+
+
+def lstm(x: Tensor, weight: Tensor, bias: Tensor | None = None, h0: Tensor | None = None, c0: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, T, 4H), the input's share of the gates -> out (B, T, H), h (B, H), c (B, H): gates i, f, g, o of x + weight h + bias;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c') (Hochreiter & Schmidhuber 1997, as torch.nn.LSTM).  weight (4H, H), bias (4H,); h0, c0 (B, H), zeros if absent.  A step whose reset (B, T) is not 0 begins from zeros."""
+    ...
+
+
+def lstm_cell(x: Tensor, weight: Tensor, bias: Tensor | None = None, h0: Tensor | None = None, c0: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """One step: x (B, 4H) -> h (B, H), c (B, H): gates i, f, g, o of x + weight h + bias;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c') (Hochreiter & Schmidhuber 1997, as torch.nn.LSTM).  weight (4H, H), bias (4H,); h0, c0 (B, H), zeros if absent.  reset (B,)."""
     ...
 
 

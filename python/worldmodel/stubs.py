@@ -1,6 +1,8 @@
-"""Writes ops.pyi from the op specs: `python -m worldmodel.stubs` (tests/core/test_stubs.py says if it is stale).
+"""Writes ops.pyi from the op specs: `python -m worldmodel.stubs` (tests/core/test_stubs.py says if it is
+stale).
 
-The grammar of a spec heads csrc/tape/tape.h; what stands behind "->" names the results of an op that makes several.
+The grammar of a spec heads csrc/tape/tape.h; what stands behind "->" names the results of an op that makes
+several.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import pytest
 from harness import close
 from reference import attention as attention_reference
 from reference import norm as norm_reference
-
 from worldmodel import Tape, Tensor, machine, nn, ops
 
 
@@ -205,7 +204,6 @@ def gru(x, w, h, reset):
     return np.stack(out, 1), h
 
 
-@pytest.mark.skipif(not hasattr(ops, "lstm"), reason="the recurrent ops are not there yet")
 def test_lstm_and_gru():
     B, T, K, H = 3, 5, 4, 7
     x, h, c = normal(B, T, K), normal(B, H, seed=1), normal(B, H, seed=2)

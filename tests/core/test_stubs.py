@@ -5,7 +5,6 @@ import inspect
 from pathlib import Path
 
 import pytest
-
 import worldmodel
 from worldmodel import _core, ops, stubs
 
