@@ -12,6 +12,7 @@ Names load on first use, so that `import worldmodel` costs nothing.
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
+from .registration import register_or_wait as _register_or_wait
 from .version import __version__
 
 _HOME = {
@@ -64,3 +65,6 @@ def __getattr__(name: str) -> _Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+_register_or_wait()

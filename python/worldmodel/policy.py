@@ -204,6 +204,9 @@ class Policy(nn.Module):
             "stream": stream,
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_plans": {}}  # plans are made again when they are wanted
+
     def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
         """Weights and settings in one safetensors file, atomically."""
         write_tensors(

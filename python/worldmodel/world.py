@@ -93,6 +93,7 @@ class World(nn.Module):
             action_space=space_to_json(replay.action_space),
             environment=recipe,
             fps=replay.fps or 30.0,
+            max_episode_steps=step_limit(replay),
             options=options,
         )
         world = cls(config)
@@ -205,6 +206,17 @@ class World(nn.Module):
         if len(frames) != len(actions):
             raise ValueError(f"{path}: {len(frames)} start frames and {len(actions)} start actions")
         self._start_frames, self._start_actions = frames, actions
+
+
+def step_limit(replay: Replay) -> int | None:
+    """Steps after which the real environment truncates: as it declares, else the length of the longest truncated episode."""
+    from .data.environment import declared_limit
+
+    declared = declared_limit(replay.environment) if replay.environment else None
+    if declared is not None:
+        return declared
+    cut = [len(e) for e in replay if len(e) and e.truncated[-1] and not e.terminated[-1]]
+    return max(cut) if cut and max(cut) >= replay.lengths.max() else None
 
 
 def _config_of(path: str, metadata: dict[str, Any]) -> WorldConfig:

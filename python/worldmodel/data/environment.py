@@ -15,6 +15,7 @@ the last picture is repeated (and info["frame_known"] is False), and a time limi
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from typing import Any
 
@@ -303,6 +304,19 @@ def _check(frames: Any, frame_skip: int | None, sticky: float | None, noop_max: 
         raise ValueError(f"sticky: wanted a probability below 1, got {sticky}")
     if noop_max < 0:
         raise ValueError(f"noop_max: wanted 0 or more, got {noop_max}")
+
+
+def declared_limit(recipe: dict[str, Any]) -> int | None:
+    """The steps after which `environment(**recipe)` truncates an episode, where its registration says so, else None."""
+    try:
+        provide(recipe["env_id"])
+        spec = gym.spec(recipe["env_id"])
+    except (ImportError, gym.error.Error):
+        return None
+    limit = recipe.get("env_kwargs", {}).get("max_episode_steps", spec.max_episode_steps)
+    own = NATIVE.get(str(spec.entry_point).split(".")[0], (None, None))[0]
+    repeat = 1 if own else recipe.get("frame_skip") or 1
+    return math.ceil(limit / repeat) if limit and limit > 0 else None
 
 
 def provide(env_id: str) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 
 class Window:
-    """A window that shows frames enlarged and says which keys are down.  Raises ImportError naming the extra without pygame."""
+    """A window that shows frames enlarged, at most `fps` a second, and says which keys are down.  Raises ImportError naming the
+    extra without pygame."""
 
-    def __init__(self, title: str, scale: int = 8):
+    def __init__(self, title: str, scale: int = 8, fps: float | None = None):
         try:
             import pygame
         except ImportError:
             raise ImportError('a window needs pygame: pip install "worldmodel[play]"') from None
         self._pygame, self._title, self._scale, self._screen = pygame, title, scale, None
-        self.closed = False
+        self.closed, self._fps, self._shown = False, fps, 0.0
 
     def show(self, frame: np.ndarray) -> None:
         """frame (H,W,C) uint8 with C of 1 or 3."""
@@ -27,7 +30,10 @@ class Window:
         rgb = np.broadcast_to(frame, (H, W, 3))
         surface = pg.surfarray.make_surface(np.ascontiguousarray(rgb.swapaxes(0, 1)))
         self._screen.blit(pg.transform.scale(surface, self._screen.get_size()), (0, 0))
+        if self._fps:
+            time.sleep(max(0.0, self._shown + 1 / self._fps - time.monotonic()))
         pg.display.flip()
+        self._shown = time.monotonic()
         self._pump()
 
     def _pump(self) -> None:
