@@ -209,7 +209,9 @@ class World(nn.Module):
 
 
 def step_limit(replay: Replay) -> int | None:
-    """Steps after which the real environment truncates: as it declares, else the length of the longest truncated episode."""
+    """Steps after which the real environment truncates: as it declares, else the length of the longest
+    truncated episode.
+    """
     from .data.environment import declared_limit
 
     declared = declared_limit(replay.environment) if replay.environment else None
@@ -228,9 +230,8 @@ def _config_of(path: str, metadata: dict[str, Any]) -> WorldConfig:
     config = about.get("config")
     names = {f.name for f in dataclasses.fields(WorldConfig)}
     if not isinstance(config, dict) or set(config) - names:
-        raise ValueError(
-            f"{path}: its config is damaged: {sorted(set(config) - names) if isinstance(config, dict) else config!r}"
-        )
+        found = sorted(set(config) - names) if isinstance(config, dict) else config
+        raise ValueError(f"{path}: its config is damaged: {found!r}")
     shape = config.get("frame_shape")
     if not (
         isinstance(shape, list)

@@ -2,7 +2,6 @@
 
 import pytest
 import tiny
-
 import worldmodel as wm
 
 

@@ -9,9 +9,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
-from gymnasium.utils.env_checker import check_env
-
 import worldmodel as wm
+from gymnasium.utils.env_checker import check_env
 from worldmodel.envs import ID, Imagined
 
 
@@ -28,7 +27,9 @@ def rollout(env, steps, seed=None, options=None, actions=None):
 
 
 def same(a, b):
-    return len(a) == len(b) and all(np.array_equal(x[0], y[0]) and x[1:] == y[1:] for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        np.array_equal(x[0], y[0]) and x[1:] == y[1:] for x, y in zip(a, b, strict=True)
+    )
 
 
 # ---- Gymnasium's own checks ----
@@ -72,15 +73,21 @@ def test_make_takes_a_world_and_shares_it(world):
     assert same(rollout(env, 6, seed=3), rollout(Imagined(world), 6, seed=3))
 
 
-@pytest.mark.parametrize("first", ["import worldmodel, gymnasium", "import gymnasium, worldmodel", "import gymnasium"])
+@pytest.mark.parametrize(
+    "first", ["import worldmodel, gymnasium", "import gymnasium, worldmodel", "import gymnasium"]
+)
 def test_importing_worldmodel_registers(first, world_file):
     name = ID if "worldmodel" in first else f"worldmodel:{ID}"
     code = f"{first}; e = gymnasium.make({name!r}, world={world_file!r}); print(e.reset(seed=0)[0].shape)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "(16, 16, 3)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "(16, 16, 3)"
+    )
 
 
 def test_importing_worldmodel_imports_nothing_heavy():
-    code = "import sys, worldmodel; print([m for m in ('gymnasium', 'numpy', 'worldmodel._core') if m in sys.modules])"
+    heavy = "('gymnasium', 'numpy', 'worldmodel._core')"
+    code = f"import sys, worldmodel; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -110,7 +117,9 @@ def test_threads_change_no_bit(world, threads):
         wm.set_threads(before)
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["deepcopy", "pickle"]
+)
 def test_a_copied_environment_continues_alike(world, clone):
     env = Imagined(world, steps=2)
     rollout(env, 5, seed=4)
@@ -132,7 +141,10 @@ def continued(env, actions):
 def test_a_state_put_back_continues_alike(world):
     env = Imagined(world)
     rollout(env, 5, seed=4)
-    state, actions = pickle.loads(pickle.dumps(env.get_state())), [env.action_space.sample() for _ in range(30)]
+    state, actions = (
+        pickle.loads(pickle.dumps(env.get_state())),
+        [env.action_space.sample() for _ in range(30)],
+    )
     wanted = continued(env, actions)
     env.set_state(state)
     assert same(wanted, continued(env, actions))
@@ -184,7 +196,9 @@ def test_actions_and_noise_matter(world):
 
 
 def test_termination_follows_its_probability(replay):
-    never, always = (Imagined(tiny.make_world(replay, termination=t), max_episode_steps=40) for t in (-1e4, 1e4))
+    never, always = (
+        Imagined(tiny.make_world(replay, termination=t), max_episode_steps=40) for t in (-1e4, 1e4)
+    )
     never.reset(seed=0), always.reset(seed=0)
     assert always.step(0)[2:4] == (True, False)
     assert [never.step(0)[2:4] for _ in range(40)] == [(False, False)] * 39 + [(False, True)]
@@ -197,7 +211,10 @@ def test_truncated_where_the_data_were(world, replay):
     assert world.config.max_episode_steps == replay.lengths.max() == 15
 
 
-@pytest.mark.parametrize("env_id, options, limit", [("CartPole-v1", {}, 500), ("CartPole-v1", {"frame_skip": 3}, 167), ("MountainCar-v0", {}, 200)])
+@pytest.mark.parametrize(
+    "env_id, options, limit",
+    [("CartPole-v1", {}, 500), ("CartPole-v1", {"frame_skip": 3}, 167), ("MountainCar-v0", {}, 200)],
+)
 def test_truncated_where_the_real_environment_says(env_id, options, limit, tmp_path):
     recipe = {"env_id": env_id, "pixels": "render", **options}
     replay = tiny.make_replay(tmp_path / "replay", environment=recipe)
@@ -311,7 +328,12 @@ def test_wrong_arguments(world, tmp_path):
         Imagined(3)
     with pytest.raises(FileNotFoundError):
         Imagined(str(tmp_path / "none.safetensors"))
-    for wrong in ({"render_mode": "ansi"}, {"steps": 0}, {"max_episode_steps": 0}, {"max_episode_steps": 2.5}):
+    for wrong in (
+        {"render_mode": "ansi"},
+        {"steps": 0},
+        {"max_episode_steps": 0},
+        {"max_episode_steps": 2.5},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Imagined(world, **wrong)
     for early in (lambda e: e.step(0), lambda e: e.get_state()):
@@ -320,7 +342,12 @@ def test_wrong_arguments(world, tmp_path):
 
 
 def test_a_state_of_another_world_is_refused(world, replay):
-    env, other = Imagined(world), Imagined(wm.World.create(replay, backbone="unet", size="T", context=2, widths=(8, 16), depths=(1, 1)))
+    env, other = (
+        Imagined(world),
+        Imagined(
+            wm.World.create(replay, backbone="unet", size="T", context=2, widths=(8, 16), depths=(1, 1))
+        ),
+    )
     env.reset(seed=0), other.reset(seed=0)
     for wrong in ({}, other.get_state()):
         before = env.get_state()

@@ -1,4 +1,6 @@
-"""The vector environment equals Gymnasium's SyncVectorEnv of single ones, bit for bit, in every autoreset mode."""
+"""The vector environment equals Gymnasium's SyncVectorEnv of single ones, bit for bit, in every autoreset
+mode.
+"""
 
 import copy
 import pickle
@@ -9,7 +11,6 @@ import pytest
 import tiny
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
-
 from worldmodel.envs import ID, Imagined, ImaginedVector
 
 N = 3
@@ -29,7 +30,11 @@ def equal(a, b):
         return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     a, b = np.asarray(a), np.asarray(b)
     if a.dtype == object:
-        return b.dtype == object and a.shape == b.shape and all(x is y is None or equal(x, y) for x, y in zip(a, b, strict=True))
+        return (
+            b.dtype == object
+            and a.shape == b.shape
+            and all(x is y is None or equal(x, y) for x, y in zip(a, b, strict=True))
+        )
     return a.dtype == b.dtype and np.array_equal(a, b)
 
 
@@ -66,7 +71,9 @@ def test_disabled_equals_sync_vector_env(restless):
         over = a[2] | a[3]
         if over.any():
             some += not over.all()
-            with pytest.raises(gym.error.ResetNeeded, match=str(np.flatnonzero(over).tolist()).replace("[", r"\[")):
+            with pytest.raises(
+                gym.error.ResetNeeded, match=str(np.flatnonzero(over).tolist()).replace("[", r"\[")
+            ):
                 ours.step(actions)
             options = {"reset_mask": over}
             assert equal(ours.reset(options=options)[0], theirs.reset(options=dict(options))[0])
@@ -106,8 +113,12 @@ def test_next_step_ignores_the_action_after_an_end(timed):
     states = [copy.deepcopy(envs), envs]
     results = [e.step(np.full(N, a)) for e, a in zip(states, (-1, 1), strict=True)]
     for frames, rewards, terminated, truncated, _ in results:
-        assert np.array_equal(frames, results[0][0]) and not rewards.any() and not (terminated | truncated).any()
-        assert any(np.array_equal(frames[0], f) for f in timed.starts[0][:, -1]) and not np.array_equal(frames, last)
+        assert (
+            np.array_equal(frames, results[0][0]) and not rewards.any() and not (terminated | truncated).any()
+        )
+        assert any(np.array_equal(frames[0], f) for f in timed.starts[0][:, -1]) and not np.array_equal(
+            frames, last
+        )
 
 
 def test_same_step_gives_the_last_frame_in_infos(timed):
@@ -133,11 +144,16 @@ def test_reset_mask_begins_only_those(timed):
     before = envs.step(np.zeros(N, int))[0]
     mask = np.array([False, True, False])
     frames, _ = envs.reset(seed=[None, 5, None], options={"reset_mask": mask})
-    assert np.array_equal(frames[~mask], before[~mask]) and np.array_equal(frames[1], Imagined(timed).reset(seed=5)[0])
+    assert np.array_equal(frames[~mask], before[~mask]) and np.array_equal(
+        frames[1], Imagined(timed).reset(seed=5)[0]
+    )
     assert envs.step(np.zeros(N, int))[3].tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("mask", [np.zeros(N, bool), np.ones(N, int), np.ones(N + 1, bool), [True] * N, np.ones((N, 1), bool), True])
+@pytest.mark.parametrize(
+    "mask",
+    [np.zeros(N, bool), np.ones(N, int), np.ones(N + 1, bool), [True] * N, np.ones((N, 1), bool), True],
+)
 def test_a_wrong_mask_is_refused(timed, mask):
     with pytest.raises(ValueError, match="reset_mask"):
         ImaginedVector(timed, N).reset(options={"reset_mask": mask})
@@ -156,7 +172,10 @@ def test_environment_k_is_the_single_one_of_seed_k(restless):
 
 
 def test_ragged_lanes_equal_separate_runs(timed):
-    envs, separate = ImaginedVector(timed, N, max_episode_steps=6), [Imagined(timed, max_episode_steps=6) for _ in range(N)]
+    envs, separate = (
+        ImaginedVector(timed, N, max_episode_steps=6),
+        [Imagined(timed, max_episode_steps=6) for _ in range(N)],
+    )
     envs.reset(seed=0)
     for k, env in enumerate(separate):
         env.reset(seed=k)
@@ -169,7 +188,9 @@ def test_ragged_lanes_equal_separate_runs(timed):
         over = envs._done.copy()
         frames, rewards, _, truncated, _ = envs.step(actions)
         for k, env in enumerate(separate):
-            frame, reward, _, late, _ = (*env.reset()[:1], 0.0, False, False, {}) if over[k] else env.step(actions[k])
+            frame, reward, _, late, _ = (
+                (*env.reset()[:1], 0.0, False, False, {}) if over[k] else env.step(actions[k])
+            )
             assert np.array_equal(frames[k], frame) and rewards[k] == reward and truncated[k] == late
 
 
@@ -305,7 +326,13 @@ def test_features_are_left_for_policies(timed):
 
 
 def test_wrong_arguments(timed):
-    wrong = [("render_mode", "human"), ("autoreset_mode", "Sometimes"), ("num_envs", 0), ("num_envs", 2.0), ("steps", 0)]
+    wrong = [
+        ("render_mode", "human"),
+        ("autoreset_mode", "Sometimes"),
+        ("num_envs", 0),
+        ("num_envs", 2.0),
+        ("steps", 0),
+    ]
     for name, value in wrong:
         with pytest.raises(ValueError, match=name):
             ImaginedVector(timed, **{"num_envs": 2, name: value})

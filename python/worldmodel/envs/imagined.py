@@ -4,8 +4,8 @@
     frame, info = env.reset(seed=0); frame, reward, terminated, truncated, info = env.step(action)
     snapshot = env.unwrapped.get_state(); env.unwrapped.set_state(snapshot)
 
-Its randomness is one stream, seeded from np_random at reset: the same seed gives the same bits, alone or as one lane
-of `ImaginedVector`, whatever the thread count.
+Its randomness is one stream, seeded from np_random at reset: the same seed gives the same bits, alone or as
+one lane of `ImaginedVector`, whatever the thread count.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ class Imagined(gym.Env):
         world: a World, or the path of its file (a path keeps the spec JSON-able).
         render_mode: None, 'rgb_array' or 'human' (a window).
         steps: denoising steps, the world's own by default.
-        max_episode_steps: truncate after so many, by default where the real environment does.  (`gym.make` keeps an
-            argument of this name for its own wrapper: there it can only shorten.)
+        max_episode_steps: truncate after so many, by default where the real environment does.  (`gym.make`
+            keeps an argument of this name for its own wrapper: there it can only shorten.)
 
-    `reset(options=)` may hold 'start' (a row of world.starts), or 'frames' (T,H,W,C) uint8 to go on from and 'actions' (the
-    T-1 between them), and 'horizon' (truncate this episode after so many steps).  Raises ValueError for a wrong option, or an
-    action outside the space; gymnasium's ResetNeeded for a step before the first reset.
+    `reset(options=)` may hold 'start' (a row of world.starts), or 'frames' (T,H,W,C) uint8 to go on from and
+    'actions' (the T-1 between them), and 'horizon' (truncate this episode after so many steps).  Raises
+    ValueError for a wrong option, or an action outside the space; gymnasium's ResetNeeded for a step before
+    the first reset.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 30}
@@ -45,7 +46,9 @@ class Imagined(gym.Env):
         max_episode_steps: int | None = None,
     ):
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"Imagined: render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
+            raise ValueError(
+                f"Imagined: render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}"
+            )
         self.world = world_of(world)
         self.metadata = {**self.metadata, "render_fps": self.world.config.fps}
         self.observation_space, self.action_space = self.world.observation_space, self.world.action_space
@@ -54,7 +57,9 @@ class Imagined(gym.Env):
         self._started = False
         self._window: Any = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """First frame (H,W,C) uint8 and an empty info; seed: its random numbers start anew."""
         super().reset(seed=seed)
         self._lanes.generators[0] = self.np_random
@@ -64,7 +69,9 @@ class Imagined(gym.Env):
         return self._lanes.frames[0].copy(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Next frame, expected reward, terminated (drawn with the world's probability), truncated, an empty info."""
+        """Next frame, expected reward, terminated (drawn with the world's probability), truncated, an empty
+        info.
+        """
         if not self._started:
             raise gym.error.ResetNeeded("Imagined: call reset before step")
         self.world.table.validate(action)

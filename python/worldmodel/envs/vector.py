@@ -1,9 +1,9 @@
-"""vector: num_envs imagined environments as a native gymnasium VectorEnv: one batched step in C for all, each at its own
-length.
+"""vector: num_envs imagined environments as a native gymnasium VectorEnv: one batched step in C for all, each
+at its own length.
 
-    envs = gym.make_vec("worldmodel/Imagined-v0", num_envs=64, vectorization_mode="vector_entry_point", world=world)
-    frames, infos = envs.reset(seed=0)                     # environment k is the single one of seed k, bit for bit
-    snapshot = envs.get_state(); envs.set_state(snapshot); envs.fork(0, 63)
+    envs = gym.make_vec("worldmodel/Imagined-v0", num_envs=64, vectorization_mode="vector_entry_point",
+    world=world) frames, infos = envs.reset(seed=0)                     # environment k is the single one of
+    seed k, bit for bit snapshot = envs.get_state(); envs.set_state(snapshot); envs.fork(0, 63)
 
 Autoreset, after an episode ends in step t (Gymnasium 1.1):
     NextStep  step t+1 ignores the action and returns the new episode's first frame, reward 0, flags False
@@ -37,8 +37,8 @@ class ImaginedVector(VectorEnv):
         render_mode: None or 'rgb_array'.
         autoreset_mode: 'NextStep', 'SameStep', 'Disabled', or gymnasium's AutoresetMode.
 
-    `reset(options=)` takes Imagined's, of which 'start', 'frames' and 'actions' may be num_envs of them, and 'reset_mask'
-    (num_envs,) bool: reset only these.  Raises as Imagined.
+    `reset(options=)` takes Imagined's, of which 'start', 'frames' and 'actions' may be num_envs of them, and
+    'reset_mask' (num_envs,) bool: reset only these.  Raises as Imagined.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -59,10 +59,15 @@ class ImaginedVector(VectorEnv):
             self._mode = AutoresetMode(autoreset_mode)
         except ValueError:
             wanted = ", ".join(repr(m.value) for m in AutoresetMode)
-            raise ValueError(f"ImaginedVector: autoreset_mode must be one of {wanted}, got {autoreset_mode!r}") from None
+            raise ValueError(
+                f"ImaginedVector: autoreset_mode must be one of {wanted}, got {autoreset_mode!r}"
+            ) from None
         self.world, self.render_mode = world_of(world), render_mode
         self.metadata = {**self.metadata, "autoreset_mode": self._mode, "render_fps": self.world.config.fps}
-        self.single_observation_space, self.single_action_space = self.world.observation_space, self.world.action_space
+        self.single_observation_space, self.single_action_space = (
+            self.world.observation_space,
+            self.world.action_space,
+        )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._lanes = Lanes(self.world, num_envs, max_episode_steps, steps)
@@ -71,11 +76,17 @@ class ImaginedVector(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """First frames (num_envs,H,W,C) uint8 and empty infos; seed: environment k is seeded with seed + k, or seed[k]."""
+        """First frames (num_envs,H,W,C) uint8 and empty infos; seed: environment k is seeded with seed + k,
+        or seed[k].
+        """
         options = dict(options or {})
         rows = np.flatnonzero(self._mask(options.pop("reset_mask", None)))
         whole = isinstance(seed, (int, np.integer))
-        seeds = [None if seed is None else int(seed) + k for k in range(self.num_envs)] if whole or seed is None else list(seed)
+        seeds = (
+            [None if seed is None else int(seed) + k for k in range(self.num_envs)]
+            if whole or seed is None
+            else list(seed)
+        )
         if len(seeds) != self.num_envs:
             raise ValueError(f"reset: seed must be one whole number or {self.num_envs}, got {len(seeds)}")
         for k in rows:
@@ -88,9 +99,17 @@ class ImaginedVector(VectorEnv):
     def _mask(self, mask: Any) -> np.ndarray:
         if mask is None:
             return np.ones(self.num_envs, bool)
-        right = isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == (self.num_envs,) and mask.any()
+        right = (
+            isinstance(mask, np.ndarray)
+            and mask.dtype == np.bool_
+            and mask.shape == (self.num_envs,)
+            and mask.any()
+        )
         if not right:
-            raise ValueError(f"reset: options['reset_mask'] must be a bool array ({self.num_envs},), at least one True, got {mask!r}")
+            raise ValueError(
+                f"reset: options['reset_mask'] must be a bool array ({self.num_envs},), at least one True, "
+                f"got {mask!r}"
+            )
         return mask
 
     def step(self, actions: Any) -> Result:
@@ -99,7 +118,9 @@ class ImaginedVector(VectorEnv):
             raise gym.error.ResetNeeded("ImaginedVector: call reset before step")
         if self._mode == AutoresetMode.DISABLED and self._done.any():
             done = np.flatnonzero(self._done).tolist()
-            raise gym.error.ResetNeeded(f"step: environments {done} are done; reset them with options['reset_mask']")
+            raise gym.error.ResetNeeded(
+                f"step: environments {done} are done; reset them with options['reset_mask']"
+            )
         features = self.world.features(actions)
         if len(features) != self.num_envs:
             raise ValueError(f"step: {self.num_envs} actions wanted, got {len(features)}")
@@ -110,7 +131,9 @@ class ImaginedVector(VectorEnv):
         if self._mode == AutoresetMode.SAME_STEP:
             fresh = over
             for k in np.flatnonzero(over):
-                infos = self._add_info(infos, {"final_obs": self._lanes.frames[k].copy(), "final_info": {}}, int(k))
+                infos = self._add_info(
+                    infos, {"final_obs": self._lanes.frames[k].copy(), "final_info": {}}, int(k)
+                )
         if fresh.any():
             self._lanes.reset(np.flatnonzero(fresh), {})
         self._done = over if self._mode != AutoresetMode.SAME_STEP else np.zeros_like(over)
@@ -134,17 +157,22 @@ class ImaginedVector(VectorEnv):
         return {**self._lanes.get_state(), "done": self._done.copy()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Raises ValueError, and changes nothing, for the state of another kind of world or number of environments."""
+        """Raises ValueError, and changes nothing, for the state of another kind of world or number of
+        environments.
+        """
         if np.shape(state.get("done")) != (self.num_envs,):
-            raise ValueError(f"set_state: done must have shape ({self.num_envs},), got {np.shape(state.get('done'))}")
+            raise ValueError(
+                f"set_state: done must have shape ({self.num_envs},), got {np.shape(state.get('done'))}"
+            )
         self._lanes.set_state(state)
         self._done[:], self._started[:] = state["done"], True
 
     def fork(self, index: int, times: int | Sequence[int], seed: int | None = None) -> None:
-        """Make other environments copies of environment index: the next `times` ones (wrapping round), or those listed.
+        """Make other environments copies of environment index: the next `times` ones (wrapping round), or
+        those listed.
 
-        They have its past, and its random future too: the same actions lead to the same frames.  seed: the j-th copy gets
-        a future of its own, from seed + j.
+        They have its past, and its random future too: the same actions lead to the same frames.  seed: the
+        j-th copy gets a future of its own, from seed + j.
         """
         index = check_whole("fork: index", index, 0, self.num_envs - 1)
         if not self._started[index]:
@@ -153,7 +181,9 @@ class ImaginedVector(VectorEnv):
             check_whole("fork: times", times, 0, self.num_envs - 1)
             rows = (index + 1 + np.arange(times)) % self.num_envs
         else:
-            rows = np.array([check_whole("fork: environments", k, 0, self.num_envs - 1) for k in times], np.int64)
+            rows = np.array(
+                [check_whole("fork: environments", k, 0, self.num_envs - 1) for k in times], np.int64
+            )
         self._lanes.fork(index, rows, None if seed is None else [seed + j for j in range(len(rows))])
         self._done[rows], self._started[rows] = self._done[index], True
 
@@ -163,4 +193,3 @@ class ImaginedVector(VectorEnv):
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each environment."""
         return tuple(self._lanes.generators)
-

@@ -8,8 +8,9 @@ import numpy as np
 
 
 class Window:
-    """A window that shows frames enlarged, at most `fps` a second, and says which keys are down.  Raises ImportError naming the
-    extra without pygame."""
+    """A window that shows frames enlarged, at most `fps` a second, and says which keys are down.  Raises
+    ImportError naming the extra without pygame.
+    """
 
     def __init__(self, title: str, scale: int = 8, fps: float | None = None):
         try:
@@ -38,7 +39,9 @@ class Window:
 
     def _pump(self) -> None:
         for event in self._pygame.event.get():
-            if event.type == self._pygame.QUIT or (event.type == self._pygame.KEYDOWN and event.key == self._pygame.K_ESCAPE):
+            if event.type == self._pygame.QUIT or (
+                event.type == self._pygame.KEYDOWN and event.key == self._pygame.K_ESCAPE
+            ):
                 self.closed = True
 
     def down(self, key: str) -> bool:
