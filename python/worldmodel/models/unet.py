@@ -118,6 +118,8 @@ class UNet(Dynamics):
         steps: denoising steps of a sampler unless it says otherwise.
         at_noise: share of training samples at tau = 0.
         forget: share of training windows that begin late (Window.forgetful).
+        notice: weight of what the reward model's encoder notices: a distant enemy is 1 % of the pixels and all of
+            the reward, so a guess must also look like the real frame to that encoder (which gets no gradient).
 
     Raises ValueError for what does not fit.
     """
@@ -133,6 +135,7 @@ class UNet(Dynamics):
         steps: int = 1,
         at_noise: float = 0.75,
         forget: float = 0.1,
+        notice: float = 0.02,
         reward_bins: int = 41,
         reward_limit: float = 6.0,
         widths: tuple[int, ...] | None = None,
@@ -158,7 +161,7 @@ class UNet(Dynamics):
             )
         self.context, self.window, self.feature_size = context, context + rollout, 128
         self._shape, self._steps, self._at_noise, self._forget = frame_shape, steps, at_noise, forget
-        self._rollout = rollout
+        self._rollout, self._notice = rollout, notice
         self._action_features, self._levels = action_features, 64
         self.actions = nn.Linear(action_features + 1, 32)
         self.condition = nn.MLP(2 * self._levels + 32 * context, cond, cond)
@@ -214,7 +217,12 @@ class UNet(Dynamics):
             tau = ops.mul(ops.uniform(stream, salt=salt + 1, shape=(B,)), ops.bernoulli(spread, stream, salt=salt + 2))
             context, past = ops.concat(*seen[t - n : t], axis=-1), ops.slice(actions, 1, t - n + 1, t + 1)
             guess = self._predict(ops.noise(real, stream, tau, salt=salt + 3), context, past, tau, zero)
-            parts.setdefault("frames", []).append(ops.mse(guess, real, _column(window.frame_weight, t)))
+            weight = _column(window.frame_weight, t)
+            parts.setdefault("frames", []).append(ops.mse(guess, real, weight))
+            if self._notice:
+                last, look = seen[t - 1], self.outcome.frames.look
+                seems, is_ = look(ops.concat(last, guess, axis=-1)), look(ops.concat(last, real, axis=-1))
+                parts.setdefault("noticed", []).append(ops.mse(seems, ops.stop_gradient(is_), weight) * self._notice)
             if t > n:
                 for name, loss in self._judge(window, t, context, past).items():
                     parts.setdefault(f"imagined_{name}", []).append(loss)
