@@ -39,26 +39,26 @@ class Recipe:
     env_id: str
     frames: tuple[int, int]
     environment: dict[str, Any] = field(default_factory=dict)
-    first: int = 4000
+    first: int = 2500
     """Random steps at first."""
     hold: int = 4
     """Random actions are held for 1 to so many steps."""
     more: int = 750
     """Steps of the policy in each later round."""
-    rounds: int = 8
+    rounds: int = 10
     """Rounds after the first."""
     explore: float = 0.05
     """Share of random actions while collecting."""
     backbone: str = "unet"
     size: str = "S"
     world: TrainWorld = field(default_factory=TrainWorld)
-    world_first: int = 1000
+    world_first: int = 900
     """Updates of the world in the first round, and in each later one:"""
-    world_more: int = 150
+    world_more: int = 170
     policy: TrainPolicy | None = field(default_factory=TrainPolicy)
-    policy_first: int = 20
+    policy_first: int = 30
     """Rounds of imagination in the first round, and in each later one:"""
-    policy_more: int = 15
+    policy_more: int = 30
     episodes: int = 50
     """Real episodes of the final evaluation; random ones beside it:"""
     random_episodes: int = 30

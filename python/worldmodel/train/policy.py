@@ -38,13 +38,13 @@ class TrainPolicy:
     """Rounds of imagining and learning; or say minutes."""
     minutes: float | None = None
     """Time."""
-    lanes: int = 64
+    lanes: int = 128
     """Imagined environments side by side."""
-    horizon: int = 10
-    """Steps imagined from each start."""
+    horizon: int = 5
+    """Steps imagined from each start: few, as starts lie everywhere and the critic carries value between them."""
     rare_starts: float = 0.25
     """Share of the starts that lie 1 to 6 steps before a rare event of the replay."""
-    gamma: float = 0.97
+    gamma: float = 0.96
     """Discount of a step."""
     lam: float = 0.95
     """Lambda of the returns."""
@@ -56,7 +56,7 @@ class TrainPolicy:
     """Learning rate."""
     clip_ratio: float = 0.2
     """A probability ratio may move so far from 1."""
-    entropy: float = 0.03
+    entropy: float = 0.02
     """Weight of the entropy bonus."""
     value: float = 0.5
     """Weight of the critic's loss."""
@@ -190,15 +190,17 @@ class PolicyLearner:
 
     def __init__(self, world: World, policy: Policy, s: TrainPolicy):
         self.world, self.policy, self.s = world, policy, s
-        self.optimiser = AdamW(policy, lr=s.lr, eps=1e-5, clip=s.clip, ema=s.slow)
         self.range = 0.0
         self.rounds = 0
+        self.optimiser = AdamW(policy, lr=s.lr, eps=1e-5, clip=s.clip, ema=s.slow)
         self.folder = Run(s.run, dataclasses.asdict(s))
 
     def learn(
         self, replay: Replay, steps: int | None = None, minutes: float | None = None
     ) -> dict[str, float]:
         """So many rounds, or minutes; returns the means of the last rounds' numbers."""
+        if self.rounds == 0:
+            self.borrow()
         imagination = Imagination(
             self.world, replay, self.s.lanes, self.s.seed + 7919 * self.rounds, self.s.rare_starts
         )
