@@ -1,4 +1,6 @@
-"""A small conv net of every kind of layer that a UNet has, for traces of its training (tests/dumps/make_conv.py)."""
+"""A small conv net of every kind of layer that a UNet has, for traces of its training
+(tests/dumps/make_conv.py).
+"""
 
 import numpy as np
 from worldmodel import Tape, Tensor, nn, ops, optim

@@ -1,4 +1,6 @@
-"""conv: 3x3 convolutions, channels last, against PyTorch's channels_last memory format; forward and both ways."""
+"""conv: 3x3 convolutions, channels last, against PyTorch's channels_last memory format; forward and both
+ways.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -19,17 +21,17 @@ def own(a: np.ndarray) -> Tensor:
 
 def works(threads: int, quick: bool) -> Iterator[Work]:
     torch = torch_module(threads)
-    for B, H, W, C, O, stride in SHAPES[:2] if quick else SHAPES:
-        x, w, b = numbers(B, H, W, C), numbers(O, 3, 3, C), numbers(O)
-        seed = numbers(B, H // stride, W // stride, O)
-        name = f"conv 3x3 {C}->{O} at {H}x{W}, batch {B}" + (", stride 2" if stride == 2 else "")
-        flop = 2.0 * B * (H // stride) * (W // stride) * O * 9 * C
+    for B, H, W, C, N, stride in SHAPES[:2] if quick else SHAPES:
+        x, w, b = numbers(B, H, W, C), numbers(N, 3, 3, C), numbers(N)
+        seed = numbers(B, H // stride, W // stride, N)
+        name = f"conv 3x3 {C}->{N} at {H}x{W}, batch {B}" + (", stride 2" if stride == 2 else "")
+        flop = 2.0 * B * (H // stride) * (W // stride) * N * 9 * C
         inputs = [own(a) for a in (x, w, b)]
         peers: dict[str, Callable[[], object]] = {}
         back: dict[str, Callable[[], object]] = {}
         if torch:
             peers, back = torch_peers(torch, x, w, b, seed, stride)
-        goal = 1.3 if (H, C, O, stride) == (64, 64, 64, 1) else None
+        goal = 1.3 if (H, C, N, stride) == (64, 64, 64, 1) else None
         yield Work(name, "GFLOP/s", flop, lambda i=inputs, s=stride: op["conv2d"](*i, stride=s), peers, goal=goal)
         run = both_ways(lambda *i, s=stride: op["conv2d"](*i, stride=s), [x, w, b], seed)
         yield Work(f"{name}, both ways", "GFLOP/s", 3 * flop, run, back, goal=1.0 if goal else None)

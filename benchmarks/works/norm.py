@@ -43,7 +43,9 @@ def adaln(torch, frames: int, tokens: int, C: int) -> Iterator[Work]:
     def call(x, cond):
         return op["adaln"](x, cond, cond, shift_chunk=0, scale_chunk=1)
 
-    yield from rows(torch, f"AdaLN {frames * tokens} x {C}", 2, [x, cond], call, torch_call, numbers(frames, tokens, C), 2.0)
+    yield from rows(
+        torch, f"AdaLN {frames * tokens} x {C}", 2, [x, cond], call, torch_call, numbers(frames, tokens, C), 2.0
+    )
 
 
 def gate(torch, frames: int, tokens: int, C: int) -> Iterator[Work]:
@@ -55,8 +57,16 @@ def gate(torch, frames: int, tokens: int, C: int) -> Iterator[Work]:
     def call(residual, x, cond):
         return op["gate_residual"](residual, x, cond, gate_chunk=2)
 
-    yield from rows(torch, f"gate + residual {frames * tokens} x {C}", 3, [residual, x, cond], call, torch_call,
-                    numbers(frames, tokens, C), 2.0)
+    yield from rows(
+        torch,
+        f"gate + residual {frames * tokens} x {C}",
+        3,
+        [residual, x, cond],
+        call,
+        torch_call,
+        numbers(frames, tokens, C),
+        2.0,
+    )
 
 
 def adagn(torch, B: int, H: int, W: int, C: int) -> Iterator[Work]:
@@ -71,4 +81,6 @@ def adagn(torch, B: int, H: int, W: int, C: int) -> Iterator[Work]:
     def call(x, cond):
         return op["ada_group_norm"](x, cond, cond, groups=groups, act="silu", scale_chunk=0, shift_chunk=1)
 
-    yield from rows(torch, f"AdaGN + silu {H}x{W}x{C}, batch {B}", 2, [x, cond], call, torch_call, numbers(B, H, W, C), 2.0)
+    yield from rows(
+        torch, f"AdaGN + silu {H}x{W}x{C}, batch {B}", 2, [x, cond], call, torch_call, numbers(B, H, W, C), 2.0
+    )

@@ -1,5 +1,6 @@
-"""optimise: one AdamW step with clipping and a moving average over 10M parameters, against PyTorch's fused AdamW,
-clip_grad_norm_ and a foreach lerp."""
+"""optimise: one AdamW step with clipping and a moving average over 10M parameters, against PyTorch's fused
+AdamW, clip_grad_norm_ and a foreach lerp.
+"""
 
 from collections.abc import Iterator
 
@@ -24,7 +25,9 @@ def works(threads: int, quick: bool) -> Iterator[Work]:
         t.grad[...] = g
     peers = {"torch fused": torch_step(torch, values, grads)} if torch else {}
     # values, gradients, two moments and the average read and written, the gradients read once more for the norm
-    yield Work(f"AdamW + clip + EMA, {size / 1e6:.1f}M", "GB/s", 4.0 * size * 11, ours.step, peers, goal=2.0, limit="copy")
+    yield Work(
+        f"AdamW + clip + EMA, {size / 1e6:.1f}M", "GB/s", 4.0 * size * 11, ours.step, peers, goal=2.0, limit="copy"
+    )
 
 
 def torch_step(torch, values, grads):

@@ -1,4 +1,5 @@
-"""overhead: what one small op costs beside its arithmetic: called from Python and recorded, and in a replay."""
+"""overhead: what one small op costs beside its arithmetic: called from Python and recorded, and in a replay.
+"""
 
 from collections.abc import Iterator
 

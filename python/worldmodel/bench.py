@@ -11,12 +11,18 @@ from .spaces import space_to_json
 from .world import World, WorldConfig
 
 
-def step_speed(backbone: str = "unet", size: str = "S", lanes: tuple[int, ...] = (1, 8, 32), seconds: float = 3.0) -> list[dict[str, float]]:
-    """Steps of an untrained 64x64 world with 4 actions: prints and returns lanes, milliseconds a step (median, 99 %), frames/s."""
+def step_speed(
+    backbone: str = "unet", size: str = "S", lanes: tuple[int, ...] = (1, 8, 32), seconds: float = 3.0
+) -> list[dict[str, float]]:
+    """Steps of an untrained 64x64 world with 4 actions: prints and returns lanes, milliseconds a step
+    (median, 99 %), frames/s.
+    """
     from gymnasium.spaces import Discrete
 
     world = World(WorldConfig(backbone=backbone, size=size, action_space=space_to_json(Discrete(4))))
-    print(f"{backbone} {size}: {world.parameter_count():,} parameters, {machine.kernels()} kernels, {machine.threads()} threads")
+    print(
+        f"{backbone} {size}: {world.parameter_count():,} parameters, {machine.kernels()} kernels, {machine.threads()} threads"
+    )
     rows = []
     for n in lanes:
         sampler = world.sampler(n)

@@ -1,4 +1,5 @@
-"""cli: `worldmodel collect | train | learn | eval | play | export | bench | demo`, each a dataclass whose fields are its flags.
+"""cli: `worldmodel collect | train | learn | eval | play | export | bench | demo`, each a dataclass whose
+fields are its flags.
 
 Wrong use ends with one sentence and exit code 2, Ctrl-C with 130; nothing done is lost.
 """

@@ -145,7 +145,8 @@ class Stages:
             found = json.loads(self.path.read_text())
             if found.get("settings") != settings:
                 raise ValueError(
-                    f"{folder} holds a demo with other settings ({found.get('settings')}); choose another --run, or remove it"
+                    f"{folder} holds a demo with other settings ({found.get('settings')}); "
+                    "choose another --run, or remove it"
                 )
             self.done = found["done"]
 
@@ -311,7 +312,8 @@ class _Demo:
             numbers = students.learn(replay, steps=rounds)
         students.policy.save(path)
         self.say(
-            f"imagined return {numbers['imagined_return']:.1f}, entropy {numbers['entropy']:.2f} after {students.rounds} rounds of imagination"
+            f"imagined return {numbers['imagined_return']:.1f}, entropy {numbers['entropy']:.2f} "
+            f"after {students.rounds} rounds of imagination"
         )
         self.stages.finish(name, began, **numbers)
 
@@ -323,7 +325,8 @@ class _Demo:
         if policy:
             episodes = self.s.episodes or self.share(self.r.episodes, 2)
             self.say(
-                f"playing {episodes} real episodes with the policy, {self.share(self.r.random_episodes, 2)} with random actions"
+                f"playing {episodes} real episodes with the policy, "
+                f"{self.share(self.r.random_episodes, 2)} with random actions"
             )
             e = evaluate(
                 policy,
@@ -373,16 +376,12 @@ def environment_space(replay: Replay) -> Any:
 
 
 def machine_text() -> str:
+    """The processor, threads, kernels and Python of this run."""
     from . import machine
 
-    cpu = (
-        next(
-            (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
-            "",
-        )
-        if Path("/proc/cpuinfo").exists()
-        else ""
-    )
-    return f"{platform.machine()} {cpu}, {machine.threads()} threads, {machine.kernels()} kernels, Python {platform.python_version()}".replace(
-        "  ", " "
-    )
+    cpu = ""
+    if Path("/proc/cpuinfo").exists():
+        names = [line for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        cpu = names[0].split(":")[1].strip() if names else ""
+    how = f"{machine.threads()} threads, {machine.kernels()} kernels, Python {platform.python_version()}"
+    return f"{platform.machine()} {cpu}, {how}"

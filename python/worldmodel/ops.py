@@ -1,4 +1,6 @@
-"""The ops: each a C kernel with a hand-written backward; every signature and text comes from the op's spec in csrc/ops."""
+"""The ops: each a C kernel with a hand-written backward; every signature and text comes from the op's spec in
+csrc/ops.
+"""
 
 from . import _core
 

@@ -1,7 +1,8 @@
-"""play: step into a world with the keyboard, in a window or in the terminal, or let a policy play; recorded if asked.
+"""play: step into a world with the keyboard, in a window or in the terminal, or let a policy play; recorded
+if asked.
 
-The key map of a Discrete space is one key an action, in order (`keys="wasd"`, digits by default); of a MultiBinary space one
-key a button.  Nothing pressed is action 0.
+The key map of a Discrete space is one key an action, in order (`keys="wasd"`, digits by default); of a
+MultiBinary space one key a button.  Nothing pressed is action 0.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def keys_of(space: Any, keys: str | None) -> str:
-    """The key of each action (Discrete) or button (MultiBinary).  Raises ValueError for another space or too few keys."""
+    """The key of each action (Discrete) or button (MultiBinary).  Raises ValueError for another space or too
+    few keys.
+    """
     kind = type(space).__name__
     if kind == "Discrete":
         count = int(space.n)
@@ -46,7 +49,9 @@ def action_for(space: Any, keys: str, pressed: Callable[[str], bool]) -> Any:
 
 def play(world: World, keys: str | None = None, terminal: bool = False, record: str | None = None, steps: int = 1000,
          fps: float | None = None, seed: int | None = None, policy: Any = None) -> int:
-    """Play until `steps`, Escape, 'q' in the terminal or Ctrl-C; returns the steps played.  record: an mp4 of all frames."""
+    """Play until `steps`, Escape, 'q' in the terminal or Ctrl-C; returns the steps played.  record: an mp4 of
+    all frames.
+    """
     env = Imagined(world)
     keys = "" if policy else keys_of(env.action_space, keys)
     screen: Any = _Terminal() if terminal else _window(keys)

@@ -181,7 +181,8 @@ class Policy(nn.Module):
         N = len(frames)
         if frames.shape[1:] != self._shape or frames.dtype != np.uint8:
             raise ValueError(
-                f"Policy: frames must be (N, {', '.join(map(str, self._shape))}) uint8, got {frames.shape} {frames.dtype}"
+                f"Policy: frames must be (N, {', '.join(map(str, self._shape))}) uint8, "
+                f"got {frames.shape} {frames.dtype}"
             )
         if state is None:
             state = {
@@ -197,7 +198,6 @@ class Policy(nn.Module):
         codes = self.actor.codes(picks, numbers)
         stream = state["stream"].copy()
         stream[:, 3] += 1
-        actions = self._table.decode_batch(codes)
         return [self._table.decode(codes[i]) for i in range(N)], {
             "past": past,
             "last": self._table.features(codes),

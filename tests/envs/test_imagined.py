@@ -15,7 +15,8 @@ from worldmodel.envs import ID, Imagined
 
 
 def rollout(env, steps, seed=None, options=None, actions=None):
-    """Frames, rewards and ends of an episode, begun anew whenever it ends; actions are drawn from the seed."""
+    """Frames, rewards and ends of an episode, begun anew whenever it ends; actions are drawn from the seed.
+    """
     space = env.action_space
     space.seed(0 if seed is None else seed)
     rows = [(env.reset(seed=seed, options=options)[0], 0.0, False, False)]

@@ -112,7 +112,8 @@ def test_padding_has_no_influence_on_results_or_gradients(kernels, N):
 
 @pytest.mark.parametrize("sharp", [1, 30])
 def test_a_row_has_the_same_bits_alone_and_among_many(kernels, sharp):
-    """Few queries take another road than many; the bits must not show it, however the running maximum climbs."""
+    """Few queries take another road than many; the bits must not show it, however the running maximum climbs.
+    """
     rng = np.random.default_rng(0)
     for D in (8, 17, 64):
         q, k, v = qkv_of(rng, 1, 150, 150, 1, D)

@@ -1,5 +1,6 @@
-"""Ten AdamW steps of the conv net beside PyTorch, live: our losses are as near to its float64 ones as its float32 ones
-are, and the committed dump is what the script writes."""
+"""Ten AdamW steps of the conv net beside PyTorch, live: our losses are as near to its float64 ones as its
+float32 ones are, and the committed dump is what the script writes.
+"""
 
 import sys
 from pathlib import Path

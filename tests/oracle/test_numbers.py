@@ -1,8 +1,8 @@
 """Pointwise, reduction and loss ops beside PyTorch.
 
-The largest error against float64, in units of the largest number, is at most twice PyTorch's own in values, three
-times in gradients.  Where PyTorch comes within a rounding of the truth a floor counts: half a unit in the
-last place for functions (0.8 in the baseline table, which fuses nothing), one unit for what sums.
+The largest error against float64, in units of the largest number, is at most twice PyTorch's own in values,
+three times in gradients.  Where PyTorch comes within a rounding of the truth a floor counts: half a unit in
+the last place for functions (0.8 in the baseline table, which fuses nothing), one unit for what sums.
 """
 
 import numpy as np

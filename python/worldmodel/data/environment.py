@@ -307,7 +307,9 @@ def _check(frames: Any, frame_skip: int | None, sticky: float | None, noop_max: 
 
 
 def declared_limit(recipe: dict[str, Any]) -> int | None:
-    """The steps after which `environment(**recipe)` truncates an episode, where its registration says so, else None."""
+    """The steps after which `environment(**recipe)` truncates an episode, where its registration says so,
+    else None.
+    """
     try:
         provide(recipe["env_id"])
         spec = gym.spec(recipe["env_id"])

@@ -1,4 +1,5 @@
-"""A learned world as Gymnasium environments; `import worldmodel` registers them as `worldmodel/Imagined-v0`."""
+"""A learned world as Gymnasium environments; `import worldmodel` registers them as `worldmodel/Imagined-v0`.
+"""
 
 from ..registration import ID, register
 from .imagined import Imagined

@@ -73,8 +73,9 @@ class Window:
         return Window(**{n: Tensor(np.concatenate([getattr(w, n).numpy() for w in windows])) for n in names})
 
     def forgetful(self, rng: np.random.Generator, share: float, context: int) -> Window:
-        """Some samples as if their episode began later: frames before a random one of the first `context` repeat it,
-        the actions that led there are unknown.  So a world learns to start from a short history."""
+        """Some samples as if their episode began later: frames before a random one of the first `context`
+        repeat it, the actions that led there are unknown.  So a world learns to start from a short history.
+        """
         B, T = self.shape
         begin = np.where(rng.random(B) < share, rng.integers(1, max(2, context), B), 0)
         time = np.arange(T)[None]

@@ -112,14 +112,15 @@ class UNet(Dynamics):
     Args:
         size: 'T', 'S', 'M' or 'B'; widths, depths and cond override it.
         context: frames it looks back on, at least 2.
-        rollout: steps of a training window; from the second on it feeds on its own guesses, so that it learns to
-            hold its ground where one blurred frame would follow from another.
+        rollout: steps of a training window; from the second on it feeds on its own guesses, so that it learns
+            to hold its ground where one blurred frame would follow from another.
         patch: space to depth at the stem; frame sides must be multiples of patch * 2^(levels - 1).
         steps: denoising steps of a sampler unless it says otherwise.
         at_noise: share of training samples at tau = 0.
         forget: share of training windows that begin late (Window.forgetful).
-        notice: weight of what the reward model's encoder notices: a distant enemy is 1 % of the pixels and all of
-            the reward, so a guess must also look like the real frame to that encoder (which gets no gradient).
+        notice: weight of what the reward model's encoder notices: a distant enemy is 1 % of the pixels and
+            all of the reward, so a guess must also look like the real frame to that encoder (which gets no
+            gradient).
 
     Raises ValueError for what does not fit.
     """
@@ -201,8 +202,9 @@ class UNet(Dynamics):
         return ops.concat(window.actions, ops.reshape(window.known, (*window.shape, 1)), axis=-1)
 
     def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
-        """frames: |x_hat - x|^2 per number over real frames, mean over the steps of the roll-out; and, from the second
-        step on, reward and termination as read from the frames it has imagined itself."""
+        """frames: |x_hat - x|^2 per number over real frames, mean over the steps of the roll-out; and, from
+        the second step on, reward and termination as read from the frames it has imagined itself.
+        """
         B, T = window.shape
         if T != self.window:
             raise ValueError(f"UNet: windows must have {self.window} frames, got {T}")

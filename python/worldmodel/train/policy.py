@@ -6,9 +6,10 @@ Each round: imagined episodes start from real frames; the policy plays them for 
 
     G_t = r_t + gamma c_t ((1 - lambda) v_{t+1} + lambda G_{t+1}),   c_t = 1 - P(terminated), G_H = v_H
 
-(the lambda return; Sutton & Barto 2018, 12.3).  Advantages G - v are brought to mean 0 and variance 1 over the round, or
-divided by a running range of the returns (5 to 95 %; Hafner et al. 2023); a few epochs of clipped policy gradient follow
-(PPO; Schulman et al. 2017), every sample weighted by the probability that its episode has lived that long.
+(the lambda return; Sutton & Barto 2018, 12.3).  Advantages G - v are brought to mean 0 and variance 1 over
+the round, or divided by a running range of the returns (5 to 95 %; Hafner et al. 2023); a few epochs of
+clipped policy gradient follow (PPO; Schulman et al. 2017), every sample weighted by the probability that its
+episode has lived that long.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class TrainPolicy:
     lanes: int = 128
     """Imagined environments side by side."""
     horizon: int = 5
-    """Steps imagined from each start: few, as starts lie everywhere and the critic carries value between them."""
+    """Steps imagined from each start: few, as starts lie everywhere and the critic carries value between
+    them.
+    """
     rare_starts: float = 0.25
     """Share of the starts that lie 1 to 6 steps before a rare event of the replay."""
     gamma: float = 0.96

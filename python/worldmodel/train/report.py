@@ -244,14 +244,16 @@ def _markdown(folder: Path, about: dict[str, Any]) -> str:
     if "real_return_mean" in about:
         low, high = about["real_return_ci95"]
         lines += [
-            f"Real return **{about['real_return_mean']:.1f}** (95 % interval {low:.1f} to {high:.1f}, n = {about['real_episodes']}; "
-            f"{about['real_length_mean']:.0f} steps an episode) after {about['real_steps']:,} real steps, the policy trained on imagined frames only.",
+            f"Real return **{about['real_return_mean']:.1f}** (95 % interval {low:.1f} to {high:.1f}, "
+            f"n = {about['real_episodes']}; {about['real_length_mean']:.0f} steps an episode) "
+            f"after {about['real_steps']:,} real steps, the policy trained on imagined frames only.",
             "",
         ]
         if about.get("random_return_mean") is not None:
             rl, rh = about["random_return_ci95"]
             lines += [
-                f"Random actions: {about['random_return_mean']:.1f} ({rl:.1f} to {rh:.1f}, n = {about['random_episodes']}).",
+                f"Random actions: {about['random_return_mean']:.1f} "
+                f"({rl:.1f} to {rh:.1f}, n = {about['random_episodes']}).",
                 "",
             ]
     lines += [

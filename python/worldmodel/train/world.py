@@ -190,8 +190,9 @@ class WorldLearner:
             yield
 
     def windows(self, even: Batch | None, rare: int, salt: int) -> Window:
-        """Windows drawn evenly (as many as rare ones if none are given) and windows that end in a rare event, the last
-        step of each weighed to undo the bias."""
+        """Windows drawn evenly (as many as rare ones if none are given) and windows that end in a rare event,
+        the last step of each weighed to undo the bias.
+        """
         rng, length = np.random.default_rng([self.s.seed, self.step, salt]), self.world.dynamics.window
         even = self.train.sample(rng, max(rare, 1), length) if even is None else even
         if not rare or not len(self.rare):
