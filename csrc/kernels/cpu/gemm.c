@@ -31,7 +31,7 @@
 
 enum { PANEL = TILE_N * WM_LANES };
 enum { GEMM_KC = 192 };                 /* K block: long enough for the tile, short enough for exact long sums */
-enum { GEMM_A_BYTES = 512 << 10 };      /* a row block of A: half of a 1 MB second cache */
+enum { GEMM_A_BYTES = 640 << 10 };      /* a row block of A stays in a second cache of 1 MB */
 enum { GEMM_MC = 192 };                 /* rows at most in a block that is packed here, or finished by a callback */
 enum { GEMM_MC_DIRECT = 1024 };         /* rows at most in a block of a product that stores directly */
 enum { GEMM_ALONE = 1 << 17 };          /* multiply-adds below which one thread is faster */
