@@ -135,3 +135,47 @@ def test_wrong_shapes_are_named(op, args, words):
     with pytest.raises(ValueError) as e:
         _core.ops[op](*[None if a is None else tensor(numbers(*a)) for a in args])
     assert str(e.value).startswith(op + ": ") and words in str(e.value)
+
+
+def rounded(a):
+    """Rows of a as whole numbers from -127 to 127, and their scales."""
+    top = np.abs(a).max(-1, keepdims=True)
+    scale = top / np.float32(127)
+    by = np.divide(np.float32(127), top, where=top > 0, out=np.zeros_like(top))
+    return np.rint(a * by).astype(np.float64), scale.astype(np.float64)
+
+
+def int8_product(x, w, b):
+    (p, sx), (q, sw) = rounded(x), rounded(w)
+    return (p @ q.T) * sx * sw.T + (0 if b is None else b.astype(np.float64))
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(("m", "k", "n"), SIZES)
+def test_linear_int8_is_exact_in_whole_numbers(kernels, m, k, n, act):
+    x, w, b = problem(m, k, n)
+    x[m // 2] = 0
+    want = reference.ACTS[act](int8_product(x, w, b))
+    check_op("linear", [x, w, b], lambda *_: want, grads=(), batched=[0], act=act, int8=True)
+
+
+def check_batch_of(op, arrays, want):
+    check_op(op, arrays, lambda *_: want, grads=(), batched=[0] if op == "swiglu" else (), int8=True)
+
+
+@pytest.mark.parametrize(("m", "k", "n"), SIZES)
+def test_gated_and_swiglu_int8(kernels, m, k, n):
+    x, w, b = problem(m, k, 2 * n)
+    first, second = np.split(int8_product(x, w, b), 2, -1)
+    check_batch_of("swiglu", [x, w, b], reference.ACTS["silu"](first) * second)
+    gate, residual = numbers(1, 2 * n, seed=4), numbers(m, 2 * n, seed=5)
+    check_batch_of("linear_gated", [x, w, b, gate, residual], residual + gate * int8_product(x, w, b))
+
+
+def test_int8_is_near_and_has_no_gradient(kernels):
+    x, w, b = problem(64, 256, 96)
+    want = reference.linear(x.astype(float), w.astype(float), b)
+    got = _core.ops["linear"](tensor(x), tensor(w), tensor(b), int8=True).numpy()
+    assert np.sqrt(((got - want) ** 2).mean() / (want**2).mean()) < 0.015
+    with _core.Tape(), pytest.raises(RuntimeError, match="linear: int8 has no gradient"):
+        _core.ops["linear"](tensor(x, needs_grad=True), tensor(w), int8=True)

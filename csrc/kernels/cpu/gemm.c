@@ -52,7 +52,8 @@ typedef struct gemm {
     bool pair;              /* finish takes two panels side by side; packed B only, N a multiple of two panels, no bias */
     /* sums (rows, columns), rows of lds, belong to C[m.., n..] and may be changed.  NULL: stored to c. */
     void (*finish)(const struct gemm *, float *sums, int64_t lds, int64_t m, int64_t n, int rows, int columns);
-    const void *context;    /* for finish */
+    void (*panel)(const struct gemm *, int64_t m0, int64_t rows, int64_t n);   /* instead of the float tiles (int8.c) */
+    const void *context;    /* for finish and panel */
 } gemm;
 
 /* ---- panels ------------------------------------------------------------------------------------------------ */
@@ -182,7 +183,6 @@ static tile_fn *const tiles[TILE_M + 1][3] = {{NULL}, EACH_HEIGHT(ENTRY)};
 #undef TILE
 #undef TILES
 #undef ENTRY
-#undef EACH_HEIGHT
 
 /* ---- blocks ------------------------------------------------------------------------------------------------ */
 
@@ -346,7 +346,7 @@ static void columns_of_rows(const gemm *g, int64_t m0, int64_t rows, int64_t p0,
 
 /* Rows of a block: A stays in the second cache, and sums on the stack.  Blocks are as even as can be. */
 static int64_t row_blocks(const gemm *g) {
-    int64_t most = g->columns || g->finish || g->N % PANEL ? GEMM_MC : GEMM_MC_DIRECT, fit = most;
+    int64_t most = g->columns || g->finish || g->panel || g->N % PANEL ? GEMM_MC : GEMM_MC_DIRECT, fit = most;
     if (g->pair) most /= 2;
     if (!g->columns && g->K) fit = GEMM_A_BYTES / 4 / g->K / TILE_M * TILE_M;
     if (fit < 4 * TILE_M) fit = 4 * TILE_M;
@@ -366,7 +366,8 @@ static void run_units(const gemm *g, int64_t blocks, int64_t first, int64_t last
         if (g->columns) columns_of_rows(g, m0, rows, p, end);
         else
             for (int64_t n = p * width; n < end * width; n += width)
-                if (g->finish || g->N - n < width) panel_aside(g, m0, rows, n);
+                if (g->panel) g->panel(g, m0, rows, n);
+                else if (g->finish || g->N - n < width) panel_aside(g, m0, rows, n);
                 else panel_direct(g, m0, rows, n);
         first += end - p;
     }

@@ -93,6 +93,7 @@ static void finish_act(const gemm *g, float *sums, int64_t lds, int64_t m, int64
     case ACT_GELU: finish_rows(e, ACT_GELU, sums, lds, m, n, rows, columns); break;
     case ACT_GELU_ERF: finish_rows(e, ACT_GELU_ERF, sums, lds, m, n, rows, columns); break;
     case ACT_SILU: finish_rows(e, ACT_SILU, sums, lds, m, n, rows, columns); break;
+    default: finish_rows(e, ACT_NONE, sums, lds, m, n, rows, columns);
     }
 }
 

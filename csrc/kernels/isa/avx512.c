@@ -4,6 +4,9 @@
 #define WM_LANES 16
 #define TILE_M 12  /* 12 x 2 accumulators + 2 loads, broadcasts folded into the multiply-add = 26 of 32 registers */
 #define TILE_N 2
+/* acc += four products of bytes, unsigned a, signed b.  As text: gcc 12 spills the accumulators of the intrinsic. */
+#define DOT_ASM "vpdpbusd %2, %1, %0"
+#define DOT_NEEDS "avx512vnni"
 #define WM_ISA "avx512"
 #define WM_TABLE wm_kernels_avx512
 #include "table.h"

@@ -5,6 +5,7 @@
 #include "../cpu/vec.h"
 #include "../cpu/gemm.c"
 #include "../cpu/linear.c"
+#include "../cpu/int8.c"
 #include "../cpu/rotary.c"
 #include "../cpu/attention_tile.c"
 #include "../cpu/attention.c"
