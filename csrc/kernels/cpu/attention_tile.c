@@ -178,6 +178,8 @@ static const float *whole_rows(float *packed, int64_t *row, const float *x, int6
     return packed;
 }
 
+typedef uint32_t attention_bits __attribute__((vector_size(4 * WM_LANES)));
+
 /* 2^x for x of at most a few hundred; below -126 it stays at 2^-126.  NaN stays NaN.  2^x = 2^n 2^r, |r| <= 1/2. */
 static inline vec vec_exp2(vec x) {
     const vec bottom = vec_set(-126.0f), magic = vec_set(12582912.0f);
@@ -190,5 +192,5 @@ static inline vec vec_exp2(vec x) {
     p = p * r + 2.402264791363012e-1f;
     p = p * r + 6.931472028550421e-1f;
     p = p * r + 1.0f;
-    return p * (vec)(((ivec)shifted << 23) + 0x3f800000);
+    return p * (vec)(((attention_bits)shifted << 23) + 0x3f800000u);      /* unsigned: lanes beyond a row may hold anything */
 }
