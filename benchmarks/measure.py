@@ -186,3 +186,16 @@ def machine() -> dict:
 def save(path: str, rows: list[dict], limits: dict) -> None:
     content = {"machine": machine(), "command": " ".join(sys.argv), "limits": limits, "rows": rows}
     Path(path).write_text(json.dumps(content, indent=1))
+
+
+def markdown(rows: list[dict]) -> str:
+    """The rows as a table for a README."""
+    lines = ["| work | threads | ours | peers | share of limit | ratio | goal |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        peers = ", ".join(f"{k} {v:.3g}" for k, v in r["peers"].items())
+        goal = f"at most {r['most']:g} {r['unit']}" if r.get("most") else f">= {r['goal']:g}" if r["goal"] else ""
+        share, ratio = (f"{r['share']:.0%}" if r["share"] else ""), (f"{r['ratio']:.2f}" if r["ratio"] else "")
+        missed = " (missed)" if "MISSED" in verdict(r) else ""
+        ours = "" if r["unit"] == "x" else f"{r['ours']:.3g} {r['unit']}"
+        lines.append(f"| {r['work']} | {r['threads']} | {ours} | {peers} | {share} | {ratio}{missed} | {goal} |")
+    return "\n".join(lines) + "\n"

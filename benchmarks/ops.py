@@ -1,6 +1,6 @@
 """Every op against PyTorch (eager, compile) and NumPy's OpenBLAS, on the same numbers, side by side.
 
-    python benchmarks/ops.py [--threads 1 2] [--only REGEX] [--isa avx2] [--quick] [--json FILE]
+    python benchmarks/ops.py [--threads 1 2] [--only REGEX] [--isa avx2] [--quick] [--json FILE] [--markdown FILE]
 
 Peers that are not installed are left out.  --isa avx2 holds both sides to AVX2.  --quick: fewer rounds, fewer
 shapes and no torch.compile, under 45 s.  A new family is a file in benchmarks/works/ and a name in FAMILIES.
@@ -29,7 +29,7 @@ def one_count(args: argparse.Namespace, threads: int) -> None:
     limits = measure.machine_limits(threads, _core.kernels())
     print(f"kernels {_core.kernels()}, {threads} threads, limits: "
           + ", ".join(f"{k} {v:.0f} {'GFLOP/s' if k == 'fma' else 'GB/s'}" for k, v in limits.items()))
-    table = measure.Table(threads, limits, *((0.01, 7) if args.quick else (0.03, 21)))
+    table = measure.Table(threads, limits, *((0.01, 5) if args.quick else (0.03, 21)))
     for family in FAMILIES:
         for work in import_module(f"works.{family}").works(threads, args.quick):
             if re.search(args.only, work.name):
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--isa", choices=isas, help="hold ours to it (avx2: the peers too)")
     parser.add_argument("--quick", action="store_true", help="under 45 s")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--markdown", metavar="FILE", help="the table, for a README")
     args = parser.parse_args()
     if len(args.threads) == 1:
         measure.start_clean(args.isa, args.threads[0])
@@ -66,6 +67,8 @@ def main() -> None:
     rows += measure.print_groups(rows)
     if args.json:
         measure.save(args.json, rows, limits)
+    if args.markdown:
+        Path(args.markdown).write_text(measure.markdown(rows))
 
 
 if __name__ == "__main__":
