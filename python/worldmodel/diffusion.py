@@ -34,24 +34,33 @@ class Objective:
     """The numbers of the file's head.
 
     finest: 1 / the smallest step, a power of two; bootstrap: part of the batch whose target is two smaller
-    steps;
-    start: part of the frames that are no context which begin at tau = 0; context: the least and most of a
-    row's frames that are context; low: the least tau of a context frame; weight: of a frame's squared error,
-    by its level.
+    steps; start: part of the frames that are no context which begin at tau = 0; context: the least and most
+    of a row's frames that are context by themselves; led: part of the other frames whose frame before is made
+    context too;
+    low: the least tau of a context frame; unled: weight of a frame that follows noise; weight: of a frame's
+    squared error, by its level.
     """
 
     finest: int = 8
     bootstrap: float = 0.25
     start: float = 0.5
-    context: tuple[float, float] = (0.3, 0.95)
-    low: float = 0.9
+    context: tuple[float, float] = (0.2, 0.8)
+    led: float = 0.9
+    low: float = 0.95
+    unled: float = 0.1
     weight: str = "one"
 
     def __post_init__(self) -> None:
         low, high = self.context
         if self.finest < 1 or self.finest & (self.finest - 1):
             raise ValueError(f"Objective: finest must be a power of two, got {self.finest}")
-        for name, value in (("bootstrap", self.bootstrap), ("start", self.start), ("low", self.low)):
+        for name, value in (
+            ("bootstrap", self.bootstrap),
+            ("start", self.start),
+            ("low", self.low),
+            ("led", self.led),
+            ("unled", self.unled),
+        ):
             if not 0 <= value <= 1:
                 raise ValueError(f"Objective: {name} must be in [0, 1], got {value}")
         if not 0 <= low <= high <= 1:
@@ -86,10 +95,12 @@ def draw_levels(objective: Objective, stream: Tensor, frames: int) -> Levels:
     """Levels of a batch (B,frames), from its stream (B,4)."""
     B = stream.shape[0]
     with no_grad():
-        u = _ops.uniform(stream, salt=SALT_LEVELS, shape=(B, frames, 3)).numpy().astype(np.float64)
+        u = _ops.uniform(stream, salt=SALT_LEVELS, shape=(B, frames, 4)).numpy().astype(np.float64)
         r = _ops.uniform(stream, salt=SALT_ROWS, shape=(B, 1)).numpy().astype(np.float64)
     low, high = objective.context
     context = u[..., 0] < low + (high - low) * r
+    for t in range(frames - 1, 0, -1):  # a frame to be learned mostly follows one that is seen
+        context[:, t - 1] |= ~context[:, t] & (u[:, t, 3] < objective.led)
     start = u[..., 1] < objective.start
     tau = np.where(start, 0.0, u[..., 2])
     size = np.full((B, frames), 1.0 / objective.finest)
@@ -102,6 +113,14 @@ def draw_levels(objective: Objective, stream: Tensor, frames: int) -> Levels:
     tau = np.where(context, objective.low + (1 - objective.low) * u[..., 2], tau)
     size = np.where(context, 1.0 / objective.finest, size)
     return Levels(tau.astype(np.float32), size.astype(np.float32), context, rows)
+
+
+def frame_weight(objective: Objective, levels: Levels) -> np.ndarray:
+    """The weight of each frame's squared error (B,T): by its level, and less where the frame before is noise,
+    since what follows from nothing cannot be known and would drown what can."""
+    before = np.concatenate([np.zeros_like(levels.tau[:, :1]), levels.tau[:, :-1]], 1)
+    led = objective.unled + (1 - objective.unled) * np.minimum(carried(before), 1.0)
+    return (loss_weight(objective.weight, levels.tau) * np.where(levels.context, 1.0, led)).astype(np.float32)
 
 
 def loss_weight(law: str, tau: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from worldmodel import diffusion
-from worldmodel.diffusion import Objective, carried, draw_levels, level_features, loss_weight, schedule_matrix
+from worldmodel.diffusion import Objective, carried, draw_levels, frame_weight, level_features, loss_weight, schedule_matrix
 from worldmodel.sampling import streams
 from worldmodel.tensor import Tensor
 
@@ -53,7 +53,7 @@ def test_wrong_schedules_are_errors():
 
 
 def test_levels_follow_their_law():
-    o = Objective(finest=8, bootstrap=0.25, start=0.5, context=(0.3, 0.9), low=0.9)
+    o = Objective(finest=8, bootstrap=0.25, start=0.5, context=(0.3, 0.9), low=0.9, led=0.0)
     lv = levels_of(o)
     assert lv.rows == 100
     assert abs(lv.context.mean() - 0.6) < 0.03
@@ -69,8 +69,26 @@ def test_levels_follow_their_law():
     assert abs(between.mean() - 0.5) < 0.03 and between.min() < 0.02 and between.max() > 0.97
 
 
+def test_frames_to_be_learned_follow_frames_that_are_seen():
+    lv = levels_of(Objective(context=(0.2, 0.6), led=0.9))
+    target = ~lv.context[:, 1:]
+    assert 0.85 < lv.context[:, :-1][target].mean() < 0.97 and 0.3 < target.mean() < 0.5
+    alone = levels_of(Objective(context=(0.0, 0.0), led=0.0))
+    assert not alone.context.any()
+
+
+def test_what_follows_noise_weighs_little():
+    lv = levels_of(Objective(unled=0.1))
+    w = frame_weight(Objective(unled=0.1), lv)
+    noise = (lv.tau[:, :-1] == 0) & ~lv.context[:, 1:]
+    assert np.allclose(w[:, 1:][noise], 0.1) and (w[lv.context] == 1).all()
+    seen = lv.context[:, :-1] & ~lv.context[:, 1:]
+    assert np.allclose(w[:, 1:][seen], 1)
+    assert np.allclose(frame_weight(Objective(unled=1.0), lv), 1)
+
+
 def test_bootstrapped_levels_lie_on_the_grid_of_their_step():
-    lv = levels_of(Objective(finest=16, bootstrap=1.0, start=0.0, context=(0.0, 0.0)))
+    lv = levels_of(Objective(finest=16, bootstrap=1.0, start=0.0, context=(0.0, 0.0), led=0.0))
     sizes = {1, 0.5, 0.25, 0.125}
     assert set(np.unique(lv.size).tolist()) == sizes
     for s in sizes:

@@ -72,7 +72,7 @@ def test_a_new_network_says_the_frame_before():
 
 
 def test_every_parameter_learns(kernels):
-    model = tiny_dit.make(objective=dict(context=(0.2, 0.6), start=0.5))
+    model = tiny_dit.make(objective=dict(context=(0.2, 0.6), start=0.5, led=0.5))
     tape, losses, total = losses_of(model, B=8)
     assert set(losses) == {"frame", "reward", "termination"} and all(
         np.isfinite(float(v)) for v in losses.values()
@@ -129,7 +129,7 @@ def test_frames_that_do_not_count_change_no_loss():
 def test_an_unseen_last_frame_does_not_tell_the_heads():
     """Where a terminal frame is not observed, what stands in its place must not show: heads read at tau =
     0."""
-    model = tiny_dit.make(objective=dict(start=1.0, context=(0.0, 0.0)))
+    model = tiny_dit.make(objective=dict(start=1.0, context=(0.0, 0.0), led=0.0))
     window = tiny_dit.window_of(np.random.default_rng(6))
     first = model.losses(window, tiny_dit.stream_of(0, 4))
     window.frames.numpy()[...] = 255 - window.frames.numpy()

@@ -14,7 +14,7 @@ def twin_of(model, dtype):
     weights = {
         n: torch.tensor(t.numpy(), dtype=dtype, requires_grad=t.needs_grad) for n, t in model.named_tensors()
     }
-    patch = model.patches.cut.weight.shape[1]
+    patch = model.patches.cut.weight.shape[1] * (2 if model.config.stem else 1)
     return Twin(weights, model.config, model.frame_shape, model.patches.grid, patch)
 
 
@@ -54,7 +54,7 @@ def twin_losses(twin, model, window, stream, dtype):
             target = torch.cat([torch.where(keep, clean[:n], twice), clean[n:]])
     frames, features = say(noisy, lv.tau, lv.size, z)
     seen = window.frame_weight.numpy()
-    weight = of(diffusion.loss_weight(model.objective.weight, lv.tau) * seen / max(float(seen.sum()), 1.0))
+    weight = of(diffusion.frame_weight(model.objective, lv) * seen / max(float(seen.sum()), 1.0))
     error = (frames - target).square().mean((2, 3, 4))
     read = of(window.step_weight.numpy() * (lv.tau == 0))
     reward, end = twin.head_losses(features, of(window.rewards.numpy()), of(window.terminated.numpy()), read)

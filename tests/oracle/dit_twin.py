@@ -96,33 +96,59 @@ class Twin:
         a, b = F.linear(normed(1), self.w[name + ".up"]).chunk(2, -1)
         return x + m[5] * self.linear(name + ".down", F.silu(a) * b)
 
-    def tokens(self, x):
+    def conv_block(self, name, x, c):
+        m = self.linear(name + ".modulation", c)[:, None, None].chunk(4, -1)
+
+        def normed(h, part):
+            groups = max(1, h.shape[-1] // 32)
+            h = F.group_norm(h.permute(0, 3, 1, 2), groups, eps=1e-5).permute(0, 2, 3, 1)
+            return F.silu(h * (1 + m[2 * part + 1]) + m[2 * part])
+
+        h = self.conv(name + ".first", normed(x, 0), padding=1)
+        return x + self.conv(name + ".second", normed(h, 1), padding=1)
+
+    def tokens(self, x, c):
         pad = (0, 0, 0, self.grid[1] * self.patch - x.shape[2], 0, self.grid[0] * self.patch - x.shape[1])
-        x = F.pad(x, pad)
-        skip = F.silu(self.conv("patches.first", x, padding=1)) if self.config.stem else None
-        x = self.conv("patches.cut", x if skip is None else skip, stride=self.patch)
+        x, skip = F.pad(x, pad), None
+        if self.config.stem:
+            x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4, 5).flatten(3)
+            x = self.conv("patches.first", x, padding=1)
+            skip = x = self.conv_block("patches.before.0", x, c)
+        x = self.conv("patches.cut", x, stride=self.w["patches.cut.weight"].shape[1])
         return x.flatten(1, 2) + self.w["patches.position"], skip
 
-    def frames(self, x, skip):
-        (h, w), p, (H, W, _) = self.grid, self.patch, self.shape
-        x = self.linear("patches.out", x).unflatten(-1, (p, p, -1)).unflatten(1, (h, w))
-        x = x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
+    def frames(self, x, skip, c):
+        (h, w), (H, W, _) = self.grid, self.shape
+        p = self.patch // 2 if self.config.stem else self.patch
+
+        def joined(x, h, w, p):
+            x = x.unflatten(-1, (p, p, -1)).unflatten(1, (h, w))
+            return x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
+
+        x = joined(self.linear("patches.out", x), h, w, p)
         if skip is not None:
-            x = self.conv("patches.last", F.silu(self.conv("patches.join", x + skip, padding=1)), padding=1)
+            x = x + skip
+            for i in range(2):
+                x = self.conv_block(f"patches.after.{i}", x, c)
+            x = self.conv("patches.last", F.silu(x), padding=1)
+            x = joined(x.flatten(1, 2), h * p, w * p, 2)
         return x[:, :H, :W]
 
     def say(self, noisy, carried, waves, size, z):
         """noisy (B,T,H,W,C), carried the same or None; level features; z (B,T,32) -> frames, features."""
         B, T = noisy.shape[:2]
         c = F.silu(self.told(waves, size) + self.linear("condition.z", z))
-        x, skip = self.tokens((noisy if carried is None else torch.cat([noisy, carried], -1)).flatten(0, 1))
+        flat = c.flatten(0, 1)
+        x, skip = self.tokens(
+            (noisy if carried is None else torch.cat([noisy, carried], -1)).flatten(0, 1), flat
+        )
         x = x.unflatten(0, (B, T))
         for i in range(self.config.layers):
             x = self.block(i, x, c)
         features = F.silu(self.linear("features", self.linear("read", rms(x)).flatten(2)))
         shift, scale = self.linear("modulation", c).unsqueeze(2).chunk(2, -1)
         h = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-        out = self.frames(h.flatten(0, 1), skip).unflatten(0, (B, T))
+        out = self.frames(h.flatten(0, 1), skip, flat).unflatten(0, (B, T))
         return out if carried is None else out + carried, features
 
     def head_losses(self, features, rewards, ends, weight):

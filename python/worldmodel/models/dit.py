@@ -43,8 +43,8 @@ class DiTConfig:
     head_width: int = 64
     patch: int = 0
     """Side of a patch in pixels; 0: near 64 tokens a frame."""
-    stem: int = 16
-    """Channels of the convolutions round the transformer; 0: none."""
+    stem: int = 32
+    """Channels of the convolutions round the transformer, at half resolution; 0: none."""
     change: bool = True
     """Predict the change from the frame before."""
     window: int = 8
@@ -121,8 +121,9 @@ def config_of(size: str, options: dict[str, Any]) -> DiTConfig:
     return config
 
 
-def choose_patch(height: int, width: int, tokens: int = 64) -> int:
-    """The side whose grid is nearest to so many tokens, counting padded pixels against it."""
+def choose_patch(height: int, width: int, multiple: int = 1, tokens: int = 64) -> int:
+    """The side, a multiple of that number, whose grid is nearest to so many tokens; padded pixels count
+    against it."""
 
     def cost(p: int) -> float:
         rows, columns = math.ceil(height / p), math.ceil(width / p)
@@ -130,7 +131,7 @@ def choose_patch(height: int, width: int, tokens: int = 64) -> int:
             rows * columns * p * p / (height * width)
         )
 
-    return min((p for p in range(1, max(height, width) + 1)), key=cost)
+    return min(range(multiple, max(height, width) + multiple, multiple), key=cost)
 
 
 class DiT(Dynamics):
@@ -147,7 +148,9 @@ class DiT(Dynamics):
         self._config, self._frame_shape, self._action_features = config, (H, W, C), action_features
         self._objective = Objective(**config.objective)
         self.context, self.window = config.context, config.window
-        patch = config.patch or choose_patch(H, W)
+        patch = config.patch or choose_patch(H, W, 2 if config.stem else 1)
+        if config.stem and patch % 2:
+            raise ValueError(f"DiT: a stem works at half resolution: patch must be even, got {patch}")
         self.condition = Condition(config.width, action_features, self._objective.sizes)
         self.patches = Patches((H, W, C), C * (2 if config.change else 1), config, patch)
         first = config.time_every // 2
@@ -219,7 +222,8 @@ class DiT(Dynamics):
 
     def modulate(self, c: Tensor) -> list[Tensor]:
         """Conditions (...,width) -> what each block and the head take."""
-        return [*(block.modulation(c) for block in self.blocks), self.modulation(c)]
+        blocks = [block.modulation(c) for block in self.blocks]
+        return [*blocks, self.modulation(c), *self.patches.modulate(c)]
 
     def predict(
         self,
@@ -234,7 +238,9 @@ class DiT(Dynamics):
         each. Returns the clean frames and the features (B,T,feature_size), each if wanted."""
         B, T = noisy.shape[:2]
         x = noisy if carried is None else ops.concat(noisy, carried, axis=4)
-        x, skip = self.patches.tokens(x.reshape(B * T, *x.shape[2:]))
+        deep = len(self.blocks)
+        around = [t.reshape(B * T, t.shape[-1]) for t in m[deep + 1 :]]
+        x, skip = self.patches.tokens(x.reshape(B * T, *x.shape[2:]), around)
         x = x.reshape(B, T, *x.shape[1:])
         for block, parts in zip(self.blocks, m, strict=False):
             x = block(x, parts, *self._space, time)
@@ -242,8 +248,8 @@ class DiT(Dynamics):
         if features:
             said = self.features(self.read(ops.rms_norm(x)).reshape(B, T, -1))
         if frames:
-            h = modulated(x, m[-1], 0)
-            out = self.patches.frames(h.reshape(B * T, *h.shape[2:]), skip).reshape(noisy.shape)
+            h = modulated(x, m[deep], 0).reshape(B * T, *x.shape[2:])
+            out = self.patches.frames(h, skip, around).reshape(noisy.shape)
             out = out if carried is None else out + carried
         return out, said
 
@@ -288,14 +294,14 @@ class DiT(Dynamics):
         target = self._targets(noisy, clean, levels, z)
         frames, features = self.say(noisy, levels.tau, levels.size, z, features=not apart)
         seen = window.frame_weight.numpy()
-        weight = diffusion.loss_weight(self._objective.weight, levels.tau) * seen
+        weight = diffusion.frame_weight(self._objective, levels) * seen
         loss = {"frame": ops.mse(frames, target, Tensor(over(weight, seen)))}
         return loss if apart else loss | self._head_losses(window, levels, features)
 
     def _forgetful(self, window: Window, stream: Tensor) -> Window:
         """Some windows begin late; the steps into frames that were made up do not count."""
         rng = np.random.default_rng(stream.numpy().view(np.uint32).ravel().tolist())
-        late = window.forgetful(rng, self._config.forget)
+        late = window.forgetful(rng, self._config.forget, self._config.context)
         same = (late.frames.numpy() == window.frames.numpy()).all((2, 3, 4))
         return replace(late, step_weight=Tensor((window.step_weight.numpy() * same).astype(np.float32)))
 

@@ -154,50 +154,77 @@ class Condition(nn.Module):
         return ops.silu(levels + self.z(z))
 
 
+class ConvBlock(nn.Module):
+    """x + conv(AdaGN(conv(AdaGN(x)))) over (F,H,W,channels), the second convolution 0 at first (after
+    Dhariwal & Nichol 2021)."""
+
+    def __init__(self, channels: int, width: int):
+        self.modulation = nn.Linear(width, 4 * channels, init=nn.zeros)
+        self.first, self.second = nn.Conv2d(channels, channels), nn.Conv2d(channels, channels, init=nn.zeros)
+        self._groups = max(1, channels // 32)
+
+    def forward(self, x: Tensor, m: Tensor) -> Tensor:
+        """m (F,4 channels): shift and scale of each norm."""
+        h = ops.ada_group_norm(x, m, m, groups=self._groups, act="silu", scale_chunk=1, shift_chunk=0)
+        h = ops.ada_group_norm(
+            self.first(h), m, m, groups=self._groups, act="silu", scale_chunk=3, shift_chunk=2
+        )
+        return self.second(h, residual=x)
+
+
 class Patches(nn.Module):
-    """Frames (F,H,W,channels) to tokens (F,N,width) and back to (F,H,W,C)."""
+    """Frames (F,H,W,channels) to tokens (F,N,width) and back to (F,H,W,C); with a stem, convolutions at half
+    resolution before and after, and a skip round the transformer."""
 
     def __init__(self, frame_shape: tuple[int, int, int], channels: int, config: DiTConfig, patch: int):
         H, W, C = frame_shape
-        self._shape, self._patch, self._stem = frame_shape, patch, config.stem
+        stem = config.stem
+        self._shape, self._stem, self._shrink = frame_shape, stem, 2 if stem else 1
         self.grid = (math.ceil(H / patch), math.ceil(W / patch))
         self._pad = (self.grid[0] * patch - H, self.grid[1] * patch - W)
-        inner = config.stem or channels
-        if config.stem:
-            self.first = nn.Conv2d(channels, config.stem, act="silu")
-            self.last = nn.Conv2d(config.stem, C, init=nn.zeros)
-            self.join = nn.Conv2d(config.stem, config.stem, act="silu")
-        self.cut = nn.Conv2d(inner, config.width, kernel=patch, stride=patch)
+        self._patch, self.channels = patch // self._shrink, stem or C
+        if stem:
+            self.first = nn.Conv2d(4 * channels, stem)
+            self.before = [ConvBlock(stem, config.width)]
+            self.after = [ConvBlock(stem, config.width) for _ in range(2)]
+            self.last = nn.Conv2d(stem, 4 * C, init=nn.zeros)
+        self.cut = nn.Conv2d(stem or channels, config.width, kernel=self._patch, stride=self._patch)
         self.position = nn.parameter(nn.normal(self.grid[0] * self.grid[1], config.width))
         self.out = nn.Linear(
-            config.width,
-            patch * patch * (config.stem or C),
-            init=nn.fan_in_uniform if config.stem else nn.zeros,
+            config.width, self._patch**2 * self.channels, init=nn.fan_in_uniform if stem else nn.zeros
         )
 
-    def tokens(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens, and what skips the transformer."""
-        if any(self._pad):
-            x = padded(x, self._pad)
-        skip = self.first(x) if self._stem else None
-        x = ops.conv2d(
-            x if skip is None else skip, self.cut.weight, self.cut.bias, stride=self._patch, padding=0
-        )
-        return x.reshape(x.shape[0], self.grid[0] * self.grid[1], x.shape[-1]) + self.position, skip
+    def modulate(self, c: Tensor) -> list[Tensor]:
+        """Conditions -> what tokens and frames take."""
+        return [block.modulation(c) for block in [*self.before, *self.after]] if self._stem else []
 
-    def frames(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """From the head's numbers of each token."""
-        F, (h, w), p, (H, W, _) = x.shape[0], self.grid, self._patch, self._shape
-        x = self.out(x)
-        c = x.shape[-1] // (p * p)
-        x = ops.permute(x.reshape(F * h, w, p, p * c), (0, 2, 1, 3)).reshape(F, h * p, w * p, c)
+    def tokens(self, x: Tensor, m: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Tokens, and what skips the transformer; m: of modulate, (F,...) each."""
+        for axis, n in enumerate(self._pad, start=1):
+            x = ops.pad(x, axis, 0, n) if n else x
+        if self._stem:
+            x = self.first(squares(x, 2))
+            for block, part in zip(self.before, m, strict=False):
+                x = block(x, part)
+        cut = ops.conv2d(x, self.cut.weight, self.cut.bias, stride=self._patch, padding=0)
+        return cut.reshape(len(cut), len(self.position), -1) + self.position, x if self._stem else None
+
+    def frames(self, x: Tensor, skip: Tensor | None, m: list[Tensor]) -> Tensor:
+        """From the head's numbers of each token (F,N,width)."""
+        (h, w), p, (H, W, _) = self.grid, self._patch, self._shape
+        x = ops.unpatchify(self.out(x), height=h * p, width=w * p, size=p)
         if skip is not None:
-            x = self.last(self.join(x + skip))
+            x = x + skip
+            for block, part in zip(self.after, m[len(self.before) :], strict=True):
+                x = block(x, part)
+            x = self.last(ops.silu(x))
+            x = ops.unpatchify(
+                x.reshape(len(x), h * p * w * p, -1), height=2 * h * p, width=2 * w * p, size=2
+            )
         return x[:, :H, :W] if any(self._pad) else x
 
 
-def padded(x: Tensor, pad: tuple[int, int]) -> Tensor:
-    """Zeros below and right of x (F,H,W,C)."""
-    for axis, n in enumerate(pad, start=1):
-        x = ops.pad(x, axis, 0, n) if n else x
-    return x
+def squares(x: Tensor, size: int) -> Tensor:
+    """(F,H,W,C) -> (F,H/size,W/size,size size C): the pixels of a square as channels."""
+    F, H, W, _ = x.shape
+    return ops.patchify(x, size=size).reshape(F, H // size, W // size, -1)
