@@ -35,26 +35,63 @@ static double gradient_norm(double *parts, const float *g, int64_t n) {
     return sqrt(total);
 }
 
-/* The update of n numbers that share a decay; the formula is adamw_step's.  shadow: the EMA or NULL */
-static inline __attribute__((always_inline)) void adamw_run(float *restrict p, float *restrict g,
-                                                            float *restrict m, float *restrict v, float *restrict shadow,
-                                                            const wm_adamw_numbers *a, float keep, int64_t n, bool ema) {
-    float step = a->step, root = a->root, eps = a->eps, clip = a->clip, b1 = a->rest1, b2 = a->beta2, c2 = a->rest2;
-    float follow = a->follow[0];
-    for (int64_t i = 0; i < n; i++) {
-        float d = g[i] * clip;
-        float mi = m[i] + b1 * (d - m[i]), vi = b2 * v[i] + c2 * d * d;
-        float x = p[i] * keep - step * mi / (sqrtf(vi) * root + eps);
-        g[i] = 0, m[i] = mi, v[i] = vi, p[i] = x;
-        if (ema) shadow[i] += follow * (x - shadow[i]);
-    }
+/* Past the caches: what a sweep over a large arena writes is not read again before the next one.  p on a vector's boundary. */
+static inline void store_past(float *p, vec v) {
+#if !defined(__x86_64__)
+    vec_store(p, v);
+#elif WM_LANES == 16
+    _mm512_stream_ps(p, (__m512)v);
+#elif WM_LANES == 8
+    _mm256_stream_ps(p, (__m256)v);
+#else
+    _mm_stream_ps(p, (__m128)v);
+#endif
+}
+static inline void past_is_stored(void) {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
 }
 
-static void adamw_part(float *p, float *g, float *m, float *v, float *const *shadow, const wm_adamw_numbers *a, float keep,
-                       int64_t n) {
-    if (a->shadows) adamw_run(p, g, m, v, shadow[0], a, keep, n, true);
-    else adamw_run(p, g, m, v, NULL, a, keep, n, false);
+/* The numbers of a step, and of a run of parameters that share a decay. */
+typedef struct { float *p, *g, *m, *v, *shadow; } adamw_at;
+
+static inline __attribute__((always_inline)) void adamw_vector(adamw_at at, const wm_adamw_numbers *a, float keep, int64_t i,
+                                                               int64_t left, bool ema, bool past) {
+    vec d = load_up_to(at.g + i, left) * a->clip, m = load_up_to(at.m + i, left), v = load_up_to(at.v + i, left);
+    m += a->rest1 * (d - m);
+    v = a->beta2 * v + a->rest2 * d * d;
+    vec x = load_up_to(at.p + i, left) * keep - a->step * m / (vec_sqrt(v) * a->root + a->eps);
+    store_up_to(at.p + i, x, left), store_up_to(at.g + i, (vec){0}, left);
+    if (past) store_past(at.m + i, m), store_past(at.v + i, v);
+    else store_up_to(at.m + i, m, left), store_up_to(at.v + i, v, left);
+    if (!ema) return;
+    vec s = load_up_to(at.shadow + i, left);
+    s += a->follow[0] * (x - s);
+    if (past) store_past(at.shadow + i, s);
+    else store_up_to(at.shadow + i, s, left);
 }
+
+static inline __attribute__((always_inline)) void adamw_run(adamw_at at, const wm_adamw_numbers *numbers, float keep, int64_t n,
+                                                            bool ema, bool past) {
+    const wm_adamw_numbers a = *numbers;
+    int64_t i = 0;
+    for (; i + WM_LANES <= n; i += WM_LANES) adamw_vector(at, &a, keep, i, WM_LANES, ema, past);
+    if (i < n) adamw_vector(at, &a, keep, i, n - i, ema, false);
+}
+
+static bool on_boundary(const void *p) { return (uintptr_t)p % sizeof(vec) == 0; }
+
+static void adamw_part(adamw_at at, const wm_adamw_numbers *a, float keep, int64_t n, bool past) {
+    bool ema = at.shadow;
+    past = past && on_boundary(at.m) && on_boundary(at.v) && on_boundary(at.shadow);
+    if (ema && past) adamw_run(at, a, keep, n, true, true);
+    else if (ema) adamw_run(at, a, keep, n, true, false);
+    else if (past) adamw_run(at, a, keep, n, false, true);
+    else adamw_run(at, a, keep, n, false, false);
+}
+
+enum { PAST_CACHES = 1 << 21 };   /* parameters: five arrays of them are 40 MB */
 
 /* d = clip g;  m += (1 - beta1) (d - m);  v = beta2 v + (1 - beta2) d^2;  p = keep p - step m / (root sqrt(v) + eps);
    shadow_k += (1 - ema_k) (p - shadow_k);  g = 0, where keep = decays ? a->keep : 1 by segment: ends[s] is where
@@ -63,8 +100,8 @@ static void adamw_step(float *p, float *g, float *m, float *v, float *const *sha
                        const int64_t *ends, const uint8_t *decays, int64_t segments, int64_t n) {
     int64_t chunks = sweep_chunks(n);
     #pragma omp parallel for num_threads(wm_threads) if (n > 1 << 16)
-    for (int64_t k = 0; k < chunks; k++) {          /* backwards: the norm's sweep left the end of g in the cache */
-        int64_t c = chunks - 1 - k, first = c * SWEEP, end = n - first < SWEEP ? n : first + SWEEP, low = 0, high = segments - 1;
+    for (int64_t c = 0; c < chunks; c++) {
+        int64_t first = c * SWEEP, end = n - first < SWEEP ? n : first + SWEEP, low = 0, high = segments - 1;
         while (low < high) {                        /* the segment that holds `first` */
             int64_t middle = (low + high) / 2;
             if (ends[middle] > first) high = middle;
@@ -72,12 +109,12 @@ static void adamw_step(float *p, float *g, float *m, float *v, float *const *sha
         }
         for (int64_t i = first; i < end; low++) {
             int64_t to = ends[low] < end ? ends[low] : end;
-            float *at[WM_SHADOWS] = {NULL};
-            for (int j = 0; j < a->shadows; j++) at[j] = shadow[j] + i;
-            adamw_part(p + i, g + i, m + i, v + i, at, a, decays[low] ? a->keep : 1.0f, to - i);
+            adamw_at at = {p + i, g + i, m + i, v + i, a->shadows ? shadow[0] + i : NULL};
+            adamw_part(at, a, decays[low] ? a->keep : 1.0f, to - i, n > PAST_CACHES);
             i = to;
         }
         for (int j = 1; j < a->shadows; j++)
             for (int64_t i = first; i < end; i++) shadow[j][i] += a->follow[j] * (p[i] - shadow[j][i]);
+        past_is_stored();
     }
 }
