@@ -29,6 +29,14 @@ def test_pow_takes_any_exponent(kernels, exponent):
     check_op("pow", [x], lambda x: x**exponent, exponent=exponent)
 
 
+def test_power_zero_has_no_slope_anywhere(kernels):
+    x = tensor(np.array([0.0, -1.0, 2.0], np.float32), True)
+    with _core.Tape() as tape:
+        out = ops["pow"](x, 0.0)
+    tape.backward(out, tensor(np.ones(3, np.float32)))
+    assert out.numpy().tolist() == [1, 1, 1] and x.grad.tolist() == [0, 0, 0]
+
+
 def test_gelu_chooses_its_form(kernels):
     x = numbers((5, 31)) * 3
     for form in ("tanh", "erf"):

@@ -1,6 +1,6 @@
 /* reduce: sums, extremes, variances and scans along the middle axis of x (A,R,B).
-   Sums are pairwise: halves of halves down to a few rows, so that the error grows with log R.  How a row is cut
-   depends on R alone, never on threads, A or B: the same row gives the same bits in any batch. */
+   Sums are pairwise: halves of halves down to a few rows, so that the error grows with log R.  How a sum is cut depends
+   on R, and on whether B is 1, never on threads or A: the same slab gives the same bits in any batch in front of it. */
 
 enum {
     SUM_LEAF = 16,          /* rows that are added one after the other */
