@@ -31,7 +31,7 @@ static bool phase_of(wm_conv *p, const wm_conv *s, int64_t py, int64_t px) {
 }
 
 static bool by_winograd(const wm_conv *s) {
-    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->C % 16 == 0 && s->OH > 2 && s->OW > 2;
+    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->C >= 16 && s->OH > 2 && s->OW > 2;
 }
 
 static int64_t up_to_16(int64_t n) { return (n + 15) / 16 * 16; }
@@ -57,7 +57,7 @@ static int64_t dx_scratch(const wm_node *n, const wm_conv *s, int64_t workers) {
     return dx_room(s) + size;
 }
 
-static bool weight_by_winograd(const wm_conv *s) { return by_winograd(s) && s->O % 16 == 0; }
+static bool weight_by_winograd(const wm_conv *s) { return by_winograd(s) && s->O >= 16; }
 static int64_t weight_scratch(const wm_node *n, const wm_conv *s, int64_t workers) {
     return weight_by_winograd(s) ? n->k->winograd_weight_scratch(s) : workers * n->k->conv_weight_scratch(s);
 }
@@ -184,7 +184,7 @@ static const wm_op conv2d = {
     "channels last, zeros outside x.  x (..., H, W, C), weight (O, kh, kw, C), bias (O,), result and residual (..., OH, OW, O)\n"
     "with OH = (H upsample + 2 padding - kh) // stride + 1.  padding -1 keeps the size at stride 1 (odd kernels).\n"
     "upsample repeats every pixel of x so many times in both directions first (nearest neighbour).\n"
-    "3x3 kernels of stride 1 over a multiple of 16 channels run by Winograd's F(4x4,3x3) (Lavin and Gray 2015,\n"
+    "3x3 kernels of stride 1 over 16 channels or more run by Winograd's F(4x4,3x3) (Lavin and Gray 2015,\n"
     "arXiv:1509.09308), others directly.",
     infer, forward, backward, pack};
 

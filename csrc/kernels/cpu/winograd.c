@@ -129,12 +129,13 @@ static inline wino_place wino_at(int64_t i, const wm_conv *s) {
 }
 
 /* From one position of a transformed block to the next: an odd number of cache lines, so that the 36 do not collide. */
-static inline int64_t wino_step_of(int64_t tiles, int64_t channels) { return (tiles * channels / 16 | 1) * 16; }
+static inline int64_t wino_step_of(int64_t tiles, int64_t channels) { return ((tiles * channels + 15) / 16 | 1) * 16; }
 
 /* V[position] <- B' d B for one tile; step lies between positions. */
 static inline __attribute__((always_inline)) void wino_read(float *V, int64_t step, const float *x, const int64_t *row,
                                                             const int64_t *column, const int32_t *inside, int masked, int64_t C) {
-    for (int64_t c = 0; c < C; c += WM_LANES) {
+    for (int64_t at = 0; at < C; at += WM_LANES) {
+        int64_t c = conv_min(at, C - WM_LANES);     /* the last vector overlaps the one before */
         vec p[36];
         UNROLL for (int i = 0; i < 36; i++) {
             p[i] = vec_load(x + row[i / 6] + column[i % 6] + c);
@@ -212,17 +213,19 @@ static void winograd_forward(float *out, const float *x, const float *packed, co
 
 /* ---- dw ----------------------------------------------------------------------------------------- */
 
-/* V and Z of a block of tiles, and the sums (36,O,C). */
+/* V and Z of a block of tiles, and the sums (36,O,C), whose rows are filled up to whole vectors. */
+static inline int64_t wino_row(int64_t C) { return (C + 15) / 16 * 16; }
 static int64_t winograd_weight_scratch(const wm_conv *s) {
     return WINO_POSITIONS * (wino_step_of(WINO_WEIGHT_TILES, s->C) + wino_step_of(WINO_WEIGHT_TILES, s->O) +
-                             wino_step_of(s->O, s->C));
+                             wino_step_of(s->O, wino_row(s->C)));
 }
 
 /* Z[position] <- A dY A' for one tile */
 static void wino_read_gradient(float *Z, int64_t step, const float *dout, wino_place at, const wm_conv *s) {
     int64_t rows = conv_min(4, s->OH - at.y), columns = conv_min(4, s->OW - at.x), O = s->O;
     const float *first = dout + ((at.b * s->OH + at.y) * s->OW + at.x) * O;
-    for (int64_t o = 0; o < O; o += WM_LANES) {
+    for (int64_t from = 0; from < O; from += WM_LANES) {
+        int64_t o = conv_min(from, O - WM_LANES);
         vec p[36];
         for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++)
             p[6 * i + j] = i < rows && j < columns ? vec_load(first + (i * s->OW + j) * O + o) : (vec){0};
@@ -235,11 +238,12 @@ static void wino_read_gradient(float *Z, int64_t step, const float *dout, wino_p
 static void wino_weight_out(float *dweight, const float *sums, int64_t step, int64_t o, int64_t C) {
     for (int64_t c = 0; c < C; c += WM_LANES) {
         vec p[36];
-        UNROLL for (int i = 0; i < 36; i++) p[i] = vec_load(sums + i * step + o * C + c);
+        UNROLL for (int i = 0; i < 36; i++) p[i] = vec_load(sums + i * step + o * wino_row(C) + c);
         wino_both(p, wino_weight_gradient, 6, 3);
         for (int t = 0; t < 9; t++) {
             float *to = dweight + (o * 9 + t) * C + c;
-            vec_store(to, vec_load(to) + p[t / 3 * 6 + t % 3]);
+            if (C - c >= WM_LANES) vec_store(to, vec_load(to) + p[t / 3 * 6 + t % 3]);
+            else vec_store_part(to, vec_load_part(to, C - c) + p[t / 3 * 6 + t % 3], C - c);
         }
     }
 }
@@ -247,7 +251,7 @@ static void wino_weight_out(float *dweight, const float *sums, int64_t step, int
 /* All threads transform a block of tiles, then each adds its share of the 36 products to the sums. */
 static void winograd_weight(float *dweight, const float *dout, const float *x, float *scratch, const wm_conv *s) {
     int64_t C = s->C, O = s->O, n = s->B * ((s->OH + 3) / 4) * ((s->OW + 3) / 4);
-    int64_t step_V = wino_step_of(WINO_WEIGHT_TILES, C), step_Z = wino_step_of(WINO_WEIGHT_TILES, O), step = wino_step_of(O, C);
+    int64_t step_V = wino_step_of(WINO_WEIGHT_TILES, C), step_Z = wino_step_of(WINO_WEIGHT_TILES, O), step = wino_step_of(O, wino_row(C));
     float *V = scratch, *Z = V + WINO_POSITIONS * step_V, *sums = Z + WINO_POSITIONS * step_Z;
     int64_t down = conv_tiles(O), across = (C + CONV_WIDE - 1) / CONV_WIDE;
     #pragma omp parallel num_threads(conv_threads(wm_threads, (double)n * 36 * (double)(C * O)))
@@ -265,7 +269,7 @@ static void winograd_weight(float *dweight, const float *dout, const float *x, f
             for (int64_t i = 0; i < WINO_POSITIONS * down * across; i++) {
                 int64_t p = i / down / across, c = i / down % across * CONV_WIDE;
                 int64_t o = conv_cut(i % down, O, down), rows = conv_cut(i % down + 1, O, down) - o;
-                conv_outer((int)rows, C - c > WM_LANES ? 2 : 1, sums + p * step + o * C + c, C, Z + p * step_Z + o, O, 0,
+                conv_outer((int)rows, C - c > WM_LANES ? 2 : 1, sums + p * step + o * wino_row(C) + c, wino_row(C), Z + p * step_Z + o, O, 0,
                       V + p * step_V + c, C, 0, count, 1);
             }
         }
