@@ -7,7 +7,7 @@
    0, +-5/8, +-3/2, infinity instead of their 0, +-1, +-2, infinity: every constant of A and B is exact and the
    measured error is a third.  The products are 36 matrix products over channels, whose chains are cut every 32
    numbers; with that the error stays near that of one long chain over 9 C numbers (tests/ops/test_conv.py). */
-enum { WINO_TILES = 36, WINO_WEIGHT_TILES = 48, WINO_CHAIN = 32, WINO_POSITIONS = 36 };
+enum { WINO_TILES = 24, WINO_WEIGHT_TILES = 48, WINO_CHAIN = 32, WINO_POSITIONS = 36 };
 static const float wino_a = 0.625f, wino_b = 1.5f, wino_aa = 0.390625f, wino_bb = 2.25f;
 static const float wino_sum = 2.640625f, wino_product = 0.87890625f;      /* aa + bb, aa bb */
 
@@ -71,6 +71,14 @@ static inline __attribute__((always_inline)) void wino_both(vec p[36], wino_step
         UNROLL for (int i = 0; i < n_out; i++) p[6 * i + j] = v[i];
     }
     UNROLL for (int i = 0; i < n_out; i++) step(p + 6 * i);
+}
+
+/* 36 vectors from and to places `step` numbers apart.  Two loops of 6: GCC would not unroll one of 36. */
+static inline __attribute__((always_inline)) void wino_get(vec p[36], const float *from, int64_t step) {
+    UNROLL for (int i = 0; i < 6; i++) UNROLL for (int j = 0; j < 6; j++) p[6 * i + j] = vec_load(from + (6 * i + j) * step);
+}
+static inline __attribute__((always_inline)) void wino_put(float *to, int64_t step, const vec p[36]) {
+    UNROLL for (int i = 0; i < 6; i++) UNROLL for (int j = 0; j < 6; j++) vec_store(to + (6 * i + j) * step, p[6 * i + j]);
 }
 
 /* ---- weights ------------------------------------------------------------------------------------ */
@@ -137,12 +145,12 @@ static inline __attribute__((always_inline)) void wino_read(float *V, int64_t st
     for (int64_t at = 0; at < C; at += WM_LANES) {
         int64_t c = conv_min(at, C - WM_LANES);     /* the last vector overlaps the one before */
         vec p[36];
-        UNROLL for (int i = 0; i < 36; i++) {
-            p[i] = vec_load(x + row[i / 6] + column[i % 6] + c);
-            if (masked) p[i] = (vec)((ivec)p[i] & (inside[i / 6] & inside[6 + i % 6]));
+        UNROLL for (int i = 0; i < 6; i++) UNROLL for (int j = 0; j < 6; j++) {
+            p[6 * i + j] = vec_load(x + row[i] + column[j] + c);
+            if (masked) p[6 * i + j] = (vec)((ivec)p[6 * i + j] & (inside[i] & inside[6 + j]));
         }
         wino_both(p, wino_input, 6, 6);
-        UNROLL for (int i = 0; i < 36; i++) vec_store(V + i * step + c, p[i]);
+        wino_put(V + c, step, p);
     }
 }
 
@@ -165,11 +173,22 @@ static void wino_write_tile(float *out, const float *M, int64_t step, wino_place
                             const wm_conv *s) {
     int64_t rows = conv_min(4, s->OH - at.y), columns = conv_min(4, s->OW - at.x);
     int64_t first = at.b * s->image + at.y * s->row + at.x * s->pixel + o;
+    bool whole = rows == 4 && columns == 4 && !end->before && end->act == WM_ACT_NONE;
     for (int64_t v = 0; v < CONV_WIDE && o + v < s->O; v += WM_LANES) {
         int64_t n = conv_min(s->O - o - v, WM_LANES);
         vec p[36], bias = !end->bias ? (vec){0} : n == WM_LANES ? vec_load(end->bias + o + v) : vec_load_part(end->bias + o + v, n);
-        UNROLL for (int i = 0; i < 36; i++) p[i] = vec_load(M + i * step + v);
+        wino_get(p, M + v, step);
         wino_both(p, wino_output, 6, 4);
+        if (whole && n == WM_LANES) {
+            UNROLL for (int i = 0; i < 4; i++) UNROLL for (int j = 0; j < 4; j++) {
+                float *to = out + first + i * s->row + j * s->pixel + v;
+                vec sum = p[6 * i + j] + bias;
+                if (end->residual) sum += vec_load(end->residual + (to - out));
+                if (end->add) sum += vec_load(to);
+                vec_store(to, sum);
+            }
+            continue;
+        }
         for (int i = 0; i < rows; i++) for (int j = 0; j < columns; j++)
             conv_finish(out, first + i * s->row + j * s->pixel + v, p[6 * i + j] + bias, n, end);
     }
@@ -230,7 +249,7 @@ static void wino_read_gradient(float *Z, int64_t step, const float *dout, wino_p
         for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++)
             p[6 * i + j] = i < rows && j < columns ? vec_load(first + (i * s->OW + j) * O + o) : (vec){0};
         wino_both(p, wino_gradient, 4, 6);
-        UNROLL for (int i = 0; i < 36; i++) vec_store(Z + i * step + o, p[i]);
+        wino_put(Z + o, step, p);
     }
 }
 
@@ -238,7 +257,7 @@ static void wino_read_gradient(float *Z, int64_t step, const float *dout, wino_p
 static void wino_weight_out(float *dweight, const float *sums, int64_t step, int64_t o, int64_t C) {
     for (int64_t c = 0; c < C; c += WM_LANES) {
         vec p[36];
-        UNROLL for (int i = 0; i < 36; i++) p[i] = vec_load(sums + i * step + o * wino_row(C) + c);
+        wino_get(p, sums + o * wino_row(C) + c, step);
         wino_both(p, wino_weight_gradient, 6, 3);
         for (int t = 0; t < 9; t++) {
             float *to = dweight + (o * 9 + t) * C + c;
