@@ -1,5 +1,5 @@
-/* conv: conv2d over channels-last images.  Which algorithm runs depends on the shapes of one image only, never on the
-   batch, so that a sample has the same bits alone and in a batch. */
+/* conv: conv2d over channels-last images.  Which algorithm gives out and dx depends on the shapes of one image only,
+   never on the batch, so that a sample has the same bits alone and in a batch. */
 #include "../tape/tape.h"
 #include <string.h>
 
@@ -30,8 +30,9 @@ static bool phase_of(wm_conv *p, const wm_conv *s, int64_t py, int64_t px) {
     return y % t < s->kh && x % t < s->kw && py < H && px < W;
 }
 
+/* With fewer channels, or pixels for dweight, Winograd's rounding would show beside that of the shorter direct sums. */
 static bool by_winograd(const wm_conv *s) {
-    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->C >= 16 && s->OH > 2 && s->OW > 2;
+    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->C >= 32 && s->OH > 2 && s->OW > 2;
 }
 
 static int64_t up_to_16(int64_t n) { return (n + 15) / 16 * 16; }
@@ -57,7 +58,9 @@ static int64_t dx_scratch(const wm_node *n, const wm_conv *s, int64_t workers) {
     return dx_room(s) + size;
 }
 
-static bool weight_by_winograd(const wm_conv *s) { return by_winograd(s) && s->O >= 16; }
+static bool weight_by_winograd(const wm_conv *s) {
+    return by_winograd(s) && s->O >= 32 && s->B * s->OH * s->OW >= 4096;
+}
 static int64_t weight_scratch(const wm_node *n, const wm_conv *s, int64_t workers) {
     return weight_by_winograd(s) ? n->k->winograd_weight_scratch(s) : workers * n->k->conv_weight_scratch(s);
 }
@@ -184,7 +187,7 @@ static const wm_op conv2d = {
     "channels last, zeros outside x.  x (..., H, W, C), weight (O, kh, kw, C), bias (O,), result and residual (..., OH, OW, O)\n"
     "with OH = (H upsample + 2 padding - kh) // stride + 1.  padding -1 keeps the size at stride 1 (odd kernels).\n"
     "upsample repeats every pixel of x so many times in both directions first (nearest neighbour).\n"
-    "3x3 kernels of stride 1 over 16 channels or more run by Winograd's F(4x4,3x3) (Lavin and Gray 2015,\n"
+    "3x3 kernels of stride 1 over 32 channels or more run by Winograd's F(4x4,3x3) (Lavin and Gray 2015,\n"
     "arXiv:1509.09308), others directly.",
     infer, forward, backward, pack};
 

@@ -36,13 +36,14 @@ def test_conv2d_direct(kernels, size):
 
 
 @pytest.mark.parametrize("size", [
-    (1, 3, 3, 16, 1, 3, 3), (2, 8, 8, 16, 16, 3, 3), (1, 9, 7, 32, 3, 3, 3), (2, 5, 6, 48, 32, 3, 3),
-    (1, 13, 22, 16, 65, 3, 3), (2, 6, 7, 17, 19, 3, 3), (1, 5, 9, 60, 33, 3, 3), (5, 4, 4, 16, 48, 3, 3), (1, 2, 2, 16, 16, 3, 3)])
+    (1, 3, 3, 32, 1, 3, 3), (2, 8, 8, 32, 32, 3, 3), (1, 9, 7, 32, 3, 3, 3), (2, 5, 6, 48, 32, 3, 3),
+    (1, 13, 22, 33, 65, 3, 3), (2, 6, 7, 37, 39, 3, 3), (5, 4, 4, 64, 48, 3, 3), (1, 2, 2, 32, 32, 3, 3),
+    (2, 46, 45, 33, 39, 3, 3)])
 def test_conv2d_winograd(kernels, size):
     check(arrays(*size))
 
 
-@pytest.mark.parametrize("C", [3, 16])
+@pytest.mark.parametrize("C", [3, 32])
 @pytest.mark.parametrize("padding", [0, 1, 2])
 def test_conv2d_padding(kernels, C, padding):
     check(arrays(2, 6, 7, C, 18, 3, 3, padding=padding), padding=padding)
@@ -57,12 +58,12 @@ def test_conv2d_stride(kernels, C, N, k, stride, padding, H, W):
 
 
 @pytest.mark.parametrize("C, N, k, stride, upsample", [
-    (3, 5, 3, 1, 2), (16, 16, 3, 1, 2), (16, 3, 3, 1, 3), (4, 6, 1, 1, 2), (5, 4, 3, 2, 2), (3, 4, 1, 2, 2)])
+    (3, 5, 3, 1, 2), (32, 32, 3, 1, 2), (32, 3, 3, 1, 3), (4, 6, 1, 1, 2), (5, 4, 3, 2, 2), (3, 4, 1, 2, 2)])
 def test_conv2d_upsample(kernels, C, N, k, stride, upsample):
     check(arrays(2, 5, 4, C, N, k, k, stride, upsample=upsample), stride=stride, upsample=upsample)
 
 
-@pytest.mark.parametrize("C", [3, 16])
+@pytest.mark.parametrize("C", [3, 32])
 @pytest.mark.parametrize("act", ["none", "silu", "relu"])
 @pytest.mark.parametrize("bias, residual", [(True, True), (False, False), (False, True)])
 def test_conv2d_activation_and_residual(kernels, C, act, bias, residual):
@@ -76,7 +77,7 @@ def test_conv2d_leading_axes(kernels):
     assert deep.shape == (2, 3, 5, 6, 5) and np.array_equal(deep.reshape(flat.shape), flat)
 
 
-@pytest.mark.parametrize("C", [3, 16])
+@pytest.mark.parametrize("C", [3, 32])
 def test_conv2d_many_pixels(kernels, C):
     """More than one block of tiles, band and segment; threads share them."""
     check(arrays(3, 19, 150, C, 16, 3, 3))
@@ -84,7 +85,7 @@ def test_conv2d_many_pixels(kernels, C):
 
 def test_conv2d_one_input_alone(kernels):
     """Only the gradients that are wanted."""
-    a = arrays(2, 6, 6, 16, 16, 3, 3)
+    a = arrays(2, 6, 6, 32, 32, 3, 3)
     for i in range(3):
         check_op("conv2d", a, lambda x, w, b, r: conv2d(x, w, b, r), grads=[i])
 
