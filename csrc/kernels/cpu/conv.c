@@ -42,7 +42,8 @@ static void conv_pack_phase(float *packed, const void *weight, int dtype, int64_
     for (int64_t c = 0; c < s->C; c += WM_LANES) {
         int64_t panel = c / CONV_WIDE * CONV_WIDE, width = s->C - panel > WM_LANES ? CONV_WIDE : WM_LANES;
         float *to = packed + panel * K + (c - panel);
-        for (int64_t iy = ny; iy-- > 0;) for (int64_t ix = nx; ix-- > 0;) for (int64_t o = 0; o < s->O; o++, to += width) {
+        for (int64_t i = ny * nx * s->O; i-- > 0; to += width) {
+            int64_t iy = i / s->O / nx, ix = i / s->O % nx, o = s->O - 1 - i % s->O;
             int64_t tap = (o * s->kh + ky0 + iy * s->stride) * s->kw + kx0 + ix * s->stride;
             vec_store(to, conv_weight_load(weight, dtype, tap * s->C + c, conv_min(s->C - c, WM_LANES)));
         }
@@ -138,20 +139,22 @@ static void conv_segment(float *out, const float *x, const float *packed, const 
     if (!conv_in_place(s)) {
         a = scratch + CONV_WIDE * TILE_M, step = wide * C;
         for (int64_t ky = 0; ky < s->kh; ky++)
-            conv_stage_row(scratch + CONV_WIDE * TILE_M + ky * step, x, b, y * s->stride - s->top + ky, x0 * s->stride - s->left, wide, s);
+            conv_stage_row(scratch + CONV_WIDE * TILE_M + ky * step, x, b, y * s->stride - s->top + ky,
+                           x0 * s->stride - s->left, wide, s);
     } else if (s->kh == 1)
-        run = step = 128;
+        run = step = 64;
     bool plain = !end->before && !end->residual && !end->add && end->act == WM_ACT_NONE;
     float start[CONV_WIDE] = {0};
     for (int64_t o = 0; o < s->O; o += CONV_WIDE) {
-        int64_t width = conv_min(s->O - o, CONV_WIDE), vectors = (width + WM_LANES - 1) / WM_LANES, tiles = conv_tiles(n);
+        int64_t width = conv_min(s->O - o, CONV_WIDE), vectors = (width + WM_LANES - 1) / WM_LANES;
+        int64_t tiles = conv_tiles(n);
         if (end->bias) memcpy(start, end->bias + o, (size_t)width * sizeof *start);
         for (int64_t i = 0; i < tiles; i++) {
             int64_t m = conv_cut(i, n, tiles), rows = conv_cut(i + 1, n, tiles) - m;
             int64_t at = b * s->image + y * s->row + (x0 + m) * s->pixel + o, ldo = vectors * WM_LANES;
             bool straight = plain && width == ldo;
-            conv_tile((int)rows, (int)vectors, straight ? out + at : block, straight ? s->pixel : ldo, end->bias ? start : NULL,
-                 a + m * s->stride * C, s->stride * C, run, step, packed + o * K, K);
+            conv_tile((int)rows, (int)vectors, straight ? out + at : block, straight ? s->pixel : ldo,
+                      end->bias ? start : NULL, a + m * s->stride * C, s->stride * C, run, step, packed + o * K, K);
             if (straight) continue;
             for (int64_t r = 0; r < rows; r++, at += s->pixel) for (int64_t v = 0; v < vectors; v++)
                 conv_finish(out, at + v * WM_LANES, vec_load(block + r * ldo + v * WM_LANES),
@@ -168,8 +171,8 @@ static void conv_direct(float *out, const float *x, const float *packed, const w
     #pragma omp parallel for num_threads(conv_threads(workers, work)) schedule(static)
     for (int64_t i = 0; i < s.B * s.OH * segments; i++) {
         int64_t x0 = conv_cut(i % segments, s.OW, segments), x1 = conv_cut(i % segments + 1, s.OW, segments);
-        conv_segment(out, x, packed, end, scratch + omp_get_thread_num() * size, i / segments / s.OH, i / segments % s.OH,
-                       x0, x1 - x0, &s);
+        conv_segment(out, x, packed, end, scratch + omp_get_thread_num() * size, i / segments / s.OH,
+                     i / segments % s.OH, x0, x1 - x0, &s);
     }
 }
 
@@ -246,7 +249,8 @@ static void conv_weight_band(float *dweight, const float *dout, const float *sta
 
 /* dweight += sum over pixels of dout (x) window.  A thread owns some tiles of dweight and walks over all bands: the order of
    the sums does not depend on the threads. */
-static void conv_weight(float *dweight, const float *dout, const float *x, float *scratch, int64_t workers, const wm_conv *shape) {
+static void conv_weight(float *dweight, const float *dout, const float *x, float *scratch, int64_t workers,
+                        const wm_conv *shape) {
     const wm_conv s = conv_one_row(shape);
     int64_t size = conv_weight_scratch(&s), R = conv_band_rows(&s), N = conv_band_columns(&s);
     int64_t items = s.kh * ((s.kw * s.C + CONV_WIDE - 1) / CONV_WIDE) * conv_tiles(s.O);
@@ -255,12 +259,15 @@ static void conv_weight(float *dweight, const float *dout, const float *x, float
     {
         int64_t t = omp_get_thread_num(), threads = omp_get_num_threads();
         float *staged = scratch + t * size;
-        for (int64_t b = 0; b < s.B; b++) for (int64_t y = 0; y < s.OH; y += R) for (int64_t x0 = 0; x0 < s.OW; x0 += N) {
+        for (int64_t b = 0; b < s.B; b++)
+        for (int64_t y = 0; y < s.OH; y += R)
+        for (int64_t x0 = 0; x0 < s.OW; x0 += N) {
             int64_t rows = conv_min(R, s.OH - y), n = conv_min(N, s.OW - x0), wide = (n - 1) * s.stride + s.kw;
             for (int64_t r = 0; r < (rows - 1) * s.stride + s.kh; r++)
-                conv_stage_row(staged + r * wide * s.C, x, b, y * s.stride - s.top + r, x0 * s.stride - s.left, wide, &s);
-            conv_weight_band(dweight, dout + ((b * s.OH + y) * s.OW + x0) * s.O, staged, wide * s.C, items * t / threads,
-                        items * (t + 1) / threads, rows, n, &s);
+                conv_stage_row(staged + r * wide * s.C, x, b, y * s.stride - s.top + r, x0 * s.stride - s.left, wide,
+                               &s);
+            conv_weight_band(dweight, dout + ((b * s.OH + y) * s.OW + x0) * s.O, staged, wide * s.C,
+                             items * t / threads, items * (t + 1) / threads, rows, n, &s);
         }
     }
 }

@@ -23,8 +23,12 @@ typedef struct {
 } group_task;
 
 /* Chunk k of sample b: how many pixels, and where the first number is. */
-static inline int64_t group_count(const group_task *t, int64_t k) { return k + 1 < t->chunks ? t->pixels : t->S - k * t->pixels; }
-static inline int64_t group_place(const group_task *t, int64_t b, int64_t k) { return (b * t->S + k * t->pixels) * t->C; }
+static inline int64_t group_count(const group_task *t, int64_t k) {
+    return k + 1 < t->chunks ? t->pixels : t->S - k * t->pixels;
+}
+static inline int64_t group_place(const group_task *t, int64_t b, int64_t k) {
+    return (b * t->S + k * t->pixels) * t->C;
+}
 
 /* Samples side by side if they are enough for the threads, else one by one with their chunks side by side: the same bits. */
 static void group_each(const group_task *t, void (*sample)(const group_task *, int64_t b, bool split), int64_t B) {

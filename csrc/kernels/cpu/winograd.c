@@ -77,16 +77,19 @@ static inline __attribute__((always_inline)) void wino_both(vec p[36], wino_step
 
 /* 36 vectors from and to places `step` numbers apart.  Two loops of 6: GCC would not unroll one of 36. */
 static inline __attribute__((always_inline)) void wino_get(vec p[36], const float *from, int64_t step) {
-    UNROLL for (int i = 0; i < 6; i++) UNROLL for (int j = 0; j < 6; j++) p[6 * i + j] = vec_load(from + (6 * i + j) * step);
+    UNROLL for (int i = 0; i < 6; i++)
+        UNROLL for (int j = 0; j < 6; j++) p[6 * i + j] = vec_load(from + (6 * i + j) * step);
 }
 static inline __attribute__((always_inline)) void wino_put(float *to, int64_t step, const vec p[36]) {
-    UNROLL for (int i = 0; i < 6; i++) UNROLL for (int j = 0; j < 6; j++) vec_store(to + (6 * i + j) * step, p[6 * i + j]);
+    UNROLL for (int i = 0; i < 6; i++)
+        UNROLL for (int j = 0; j < 6; j++) vec_store(to + (6 * i + j) * step, p[6 * i + j]);
 }
 
 /* ---- weights ------------------------------------------------------------------------------------ */
 
 /* U[position][panel of N][k][lanes] for WM_LANES outputs and as many inputs, which lie in u[position][output]. */
-static void wino_pack_block(float *packed, vec (*u)[WM_LANES], int turned, int64_t n, int64_t k, int64_t part, int64_t N, int64_t K) {
+static void wino_pack_block(float *packed, vec (*u)[WM_LANES], int turned, int64_t n, int64_t k, int64_t part,
+                            int64_t N, int64_t K) {
     int64_t panel = n / CONV_WIDE * CONV_WIDE, width = N - panel > WM_LANES ? CONV_WIDE : WM_LANES;
     int64_t position = (N + WM_LANES - 1) / WM_LANES * WM_LANES * K;
     float *to = packed + panel * K + (n - panel) + k * width;
@@ -105,7 +108,8 @@ static void winograd_pack(void *packed, const void *weight, int dtype, int64_t N
         int64_t part = conv_min(C - c, WM_LANES);
         for (int64_t i = 0; i < WM_LANES; i++) {
             for (int64_t t = 0; t < 9; t++)
-                p[t / 3 * 6 + t % 3] = n + i < N ? conv_weight_load(weight, dtype, (n + i) * K + t * C + c, part) : (vec){0};
+                p[t / 3 * 6 + t % 3] =
+                    n + i < N ? conv_weight_load(weight, dtype, (n + i) * K + t * C + c, part) : (vec){0};
             wino_both(p, wino_weight, 3, 6);
             for (int64_t t = 0; t < WINO_POSITIONS; t++) u[t][i] = p[t];
         }
@@ -121,7 +125,8 @@ static void winograd_pack_backward(float *packed, const void *weight, int dtype,
         int64_t part = conv_min(O - o, WM_LANES);
         for (int64_t i = 0; i < part; i++) {
             for (int64_t t = 0; t < 9; t++)
-                p[(8 - t) / 3 * 6 + (8 - t) % 3] = conv_weight_load(weight, dtype, ((o + i) * 9 + t) * C + c, conv_min(C - c, WM_LANES));
+                p[(8 - t) / 3 * 6 + (8 - t) % 3] =
+                    conv_weight_load(weight, dtype, ((o + i) * 9 + t) * C + c, conv_min(C - c, WM_LANES));
             wino_both(p, wino_weight, 3, 6);
             for (int64_t t = 0; t < WINO_POSITIONS; t++) u[t][i] = p[t];
         }
@@ -178,7 +183,8 @@ static void wino_write_tile(float *out, const float *M, int64_t step, wino_place
     bool whole = rows == 4 && columns == 4 && !end->before && end->act == WM_ACT_NONE;
     for (int64_t v = 0; v < CONV_WIDE && o + v < s->O; v += WM_LANES) {
         int64_t n = conv_min(s->O - o - v, WM_LANES);
-        vec p[36], bias = !end->bias ? (vec){0} : n == WM_LANES ? vec_load(end->bias + o + v) : vec_load_part(end->bias + o + v, n);
+        vec p[36], bias = {0};
+        if (end->bias) bias = n == WM_LANES ? vec_load(end->bias + o + v) : vec_load_part(end->bias + o + v, n);
         wino_get(p, M + v, step);
         wino_both(p, wino_output, 6, 4);
         if (whole && n == WM_LANES) {
@@ -204,7 +210,8 @@ static int64_t winograd_scratch(const wm_conv *s) {
 
 static void wino_block(float *out, const float *x, const float *packed, const wm_conv_end *end, float *scratch, int64_t first,
                        int64_t n, const wm_conv *s) {
-    int64_t step_V = wino_step_of(WINO_TILES, s->C), step_M = wino_step_of(WINO_TILES, CONV_WIDE), tiles = conv_tiles(n), chain = wino_chain(s->C);
+    int64_t step_V = wino_step_of(WINO_TILES, s->C), step_M = wino_step_of(WINO_TILES, CONV_WIDE);
+    int64_t tiles = conv_tiles(n), chain = wino_chain(s->C);
     int64_t position = (s->O + WM_LANES - 1) / WM_LANES * WM_LANES * s->C;
     float *V = scratch, *M = scratch + WINO_POSITIONS * step_V;
     for (int64_t i = 0; i < n; i++) wino_read_tile(V + i * s->C, step_V, x, wino_at(first + i, s), s);
@@ -212,8 +219,8 @@ static void wino_block(float *out, const float *x, const float *packed, const wm
         int vectors = s->O - o > WM_LANES ? 2 : 1;
         for (int64_t p = 0; p < WINO_POSITIONS; p++) for (int64_t i = 0; i < tiles; i++) {
             int64_t m = conv_cut(i, n, tiles), rows = conv_cut(i + 1, n, tiles) - m;
-            conv_tile((int)rows, vectors, M + p * step_M + m * CONV_WIDE, CONV_WIDE, NULL, V + p * step_V + m * s->C, s->C, chain, chain,
-                 packed + p * position + o * s->C, s->C);
+            conv_tile((int)rows, vectors, M + p * step_M + m * CONV_WIDE, CONV_WIDE, NULL, V + p * step_V + m * s->C,
+                      s->C, chain, chain, packed + p * position + o * s->C, s->C);
         }
         for (int64_t i = 0; i < n; i++) wino_write_tile(out, M + i * CONV_WIDE, step_M, wino_at(first + i, s), o, end, s);
     }
@@ -272,7 +279,8 @@ static void wino_weight_out(float *dweight, const float *sums, int64_t step, int
 /* All threads transform a block of tiles, then each adds its share of the 36 products to the sums. */
 static void winograd_weight(float *dweight, const float *dout, const float *x, float *scratch, const wm_conv *s) {
     int64_t C = s->C, O = s->O, n = s->B * ((s->OH + 3) / 4) * ((s->OW + 3) / 4);
-    int64_t step_V = wino_step_of(WINO_WEIGHT_TILES, C), step_Z = wino_step_of(WINO_WEIGHT_TILES, O), step = wino_step_of(O, wino_row(C));
+    int64_t step_V = wino_step_of(WINO_WEIGHT_TILES, C), step_Z = wino_step_of(WINO_WEIGHT_TILES, O);
+    int64_t step = wino_step_of(O, wino_row(C));
     float *V = scratch, *Z = V + WINO_POSITIONS * step_V, *sums = Z + WINO_POSITIONS * step_Z;
     int64_t down = conv_tiles(O), across = (C + CONV_WIDE - 1) / CONV_WIDE;
     #pragma omp parallel num_threads(conv_threads(wm_threads, (double)n * 36 * (double)(C * O)))
@@ -290,8 +298,8 @@ static void winograd_weight(float *dweight, const float *dout, const float *x, f
             for (int64_t i = 0; i < WINO_POSITIONS * down * across; i++) {
                 int64_t p = i / down / across, c = i / down % across * CONV_WIDE;
                 int64_t o = conv_cut(i % down, O, down), rows = conv_cut(i % down + 1, O, down) - o;
-                conv_outer((int)rows, C - c > WM_LANES ? 2 : 1, sums + p * step + o * wino_row(C) + c, wino_row(C), Z + p * step_Z + o, O, 0,
-                      V + p * step_V + c, C, 0, count, 1);
+                conv_outer((int)rows, C - c > WM_LANES ? 2 : 1, sums + p * step + o * wino_row(C) + c, wino_row(C),
+                           Z + p * step_Z + o, O, 0, V + p * step_V + c, C, 0, count, 1);
             }
         }
         #pragma omp for schedule(static)
