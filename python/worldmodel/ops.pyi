@@ -133,7 +133,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tens
     channels last, zeros outside x.  x (..., H, W, C), weight (O, kh, kw, C), bias (O,), result and residual (..., OH, OW, O)
     with OH = (H upsample + 2 padding - kh) // stride + 1.  padding -1 keeps the size at stride 1 (odd kernels).
     upsample repeats every pixel of x so many times in both directions first (nearest neighbour).
-    3x3 kernels of stride 1 over a multiple of 16 channels run by Winograd's F(4x4,3x3) (Lavin and Gray 2015,
+    3x3 kernels of stride 1 over 32 channels or more run by Winograd's F(4x4,3x3) (Lavin and Gray 2015,
     arXiv:1509.09308), others directly."""
     ...
 
@@ -379,13 +379,14 @@ def less_equal(a: Tensor, b: Tensor) -> Tensor:
     ...
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: Literal['none', 'gelu', 'gelu_erf', 'silu'] = 'none') -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: Literal['none', 'gelu', 'gelu_erf', 'silu'] = 'none', int8: bool = False) -> Tensor:
     """act(x @ weight.T + bias) over the last axis: x (..., K), weight (N, K) float32 or bfloat16, bias (N,) -> (..., N).
-    gelu is its tanh form, gelu_erf the exact one (Hendrycks & Gimpel 2016); silu is v * sigmoid(v)."""
+    gelu is its tanh form, gelu_erf the exact one (Hendrycks & Gimpel 2016); silu is v * sigmoid(v).
+    int8: weight is rounded to int8 once, one scale a row, and x, one scale a row; no gradients."""
     ...
 
 
-def linear_gated(x: Tensor, weight: Tensor, bias: Tensor | None = None, gate: Tensor = ..., residual: Tensor = ...) -> Tensor:
+def linear_gated(x: Tensor, weight: Tensor, bias: Tensor | None = None, gate: Tensor = ..., residual: Tensor = ..., int8: bool = False) -> Tensor:
     """residual + gate * (x @ weight.T + bias): x (..., K), weight (N, K), bias (N,), residual (..., N) -> (..., N).
     gate (..., N): each of its G rows serves R / G consecutive rows of x: one for all, per sample, per frame or per token
     (the gated residual of AdaLN-Zero, Peebles & Xie 2023)."""
@@ -697,7 +698,7 @@ def sum(x: Tensor, axes: Sequence[int] | int = (), keepdims: bool = False) -> Te
     ...
 
 
-def swiglu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def swiglu(x: Tensor, weight: Tensor, bias: Tensor | None = None, int8: bool = False) -> Tensor:
     """silu(x @ w1.T + b1) * (x @ w2.T + b2), with w1 and w2 the two halves of weight (2N, K), b1 and b2 of bias (2N,):
     x (..., K) -> (..., N) (Shazeer 2020)."""
     ...
