@@ -48,13 +48,27 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     Raises FileNotFoundError, or ValueError if the file is truncated, no safetensors file, or its metadata no
     JSON.
     """
+    return _read(path, tensors=True)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata alone; errors as read_tensors."""
+    return _read(path, tensors=False)[1]
+
+
+def _read(path: str | os.PathLike[str], tensors: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path}: is a folder, not a safetensors file")
     try:
-        with safe_open(os.fspath(path), framework="numpy") as f:
+        with safe_open(path, framework="numpy") as f:
             metadata = {k: json.loads(v) for k, v in (f.metadata() or {}).items() if k != "format"}
-            return {name: f.get_tensor(name) for name in f.keys()}, metadata
+            return {name: f.get_tensor(name) for name in f.keys()} if tensors else {}, metadata
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
     except SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)}: not a whole safetensors file ({error})") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)}: its metadata is no JSON ({error})") from None
+        raise ValueError(f"{path}: its metadata is no JSON ({error})") from None

@@ -202,6 +202,8 @@ class _Demo:
         learner = WorldLearner(world, self._world_settings())
         self.restore(learner)
         students = PolicyLearner(world, policy, self._policy_settings()) if policy and r.policy else None
+        if students and any(name.startswith("policy") for name in self.stages.done):
+            students.restore()
         for i in range(r.rounds + 1):
             if i:
                 replay = self.gather(
@@ -295,7 +297,7 @@ class _Demo:
         began = time.monotonic()
         steps = self.share(self.r.world_first if i == 0 else self.r.world_more, 5)
         self.say(f"training the world: {steps} updates on {replay.num_steps} steps")
-        result = learner.learn(replay, steps=steps)
+        result = learner.learn(replay, steps=steps, stage=name)
         if result["stopped"]:
             raise KeyboardInterrupt
         self.stages.finish(name, began, psnr=result["psnr"])
@@ -303,13 +305,13 @@ class _Demo:
     def train_policy(self, i: int, learner: WorldLearner, students: PolicyLearner, replay: Replay) -> None:
         name, path = f"policy {i}", self.folder / "policy.safetensors"
         if name in self.stages.done:
-            if path.exists():
-                students.policy.load_state_dict(Policy.load(path).state_dict())
             return
         began = time.monotonic()
         rounds = self.share(self.r.policy_first if i == 0 else self.r.policy_more)
         with learner.averaged():
             numbers = students.learn(replay, steps=rounds)
+        if students.stopped:
+            raise KeyboardInterrupt
         students.policy.save(path)
         self.say(
             f"imagined return {numbers['imagined_return']:.1f}, entropy {numbers['entropy']:.2f} "

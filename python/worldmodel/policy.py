@@ -121,6 +121,7 @@ class Policy(nn.Module):
         bins: int = 127,
         limit: float = 6.0,
         frames: int = 2,
+        environment: dict[str, Any] | None = None,
     ):
         self._settings = {
             "frame_shape": list(frame_shape),
@@ -130,6 +131,7 @@ class Policy(nn.Module):
             "bins": bins,
             "limit": limit,
             "frames": frames,
+            "environment": environment,
         }
         self._table = SlotTable.of(space_from_json(action_space))
         self._shape, self._frames = tuple(frame_shape), frames
@@ -143,12 +145,24 @@ class Policy(nn.Module):
 
     @classmethod
     def for_world(cls, world: Any, **settings: Any) -> Policy:
-        """A policy for a world's frames and actions."""
+        """A policy for a world's frames and actions; it remembers which real environment they are of."""
+        settings = {"environment": world.config.environment, **settings}
         return cls(world.config.frame_shape, world.config.action_space, **settings)
 
     @property
     def table(self) -> SlotTable:
+        """The action space as slots."""
         return self._table
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(H,W,C) of the frames it sees."""
+        return self._shape
+
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        """What `data.environment(**it)` makes the real environment of, where it is known."""
+        return self._settings["environment"]
 
     def forward(self, frames: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """frames (B,n,H,W,C) uint8, the features of the action before (B,F) -> action distribution (B,D),

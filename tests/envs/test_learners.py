@@ -4,7 +4,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
-
 from worldmodel.envs import ID, Imagined
 
 

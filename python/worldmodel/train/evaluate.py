@@ -38,13 +38,19 @@ def play_episodes(
     episodes: int,
     seed: int,
     watch: Callable[[np.ndarray], None] | None = None,
+    longest: int = 100_000,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whole episodes of a policy in one environment of frames: (returns, lengths)."""
-    returns, lengths = [], []
+    """Whole episodes of a policy in one environment of frames, of `longest` steps at most: (returns,
+    lengths).
+
+    Episode i is reset with seed + i; what the policy remembers goes on from one to the next, `first` tells
+    it.
+    """
+    returns, lengths, state = [], [], None
     for i in range(episodes):
         frame, _ = env.reset(seed=seed + i)
-        state, first, total, n, over = None, True, 0.0, 0, False
-        while not over:
+        first, total, n, over = True, 0.0, 0, False
+        while not over and n < longest:
             actions, state = policy(frame[None], np.array([first]), state)
             if watch:
                 watch(frame)
@@ -57,36 +63,75 @@ def play_episodes(
 
 def evaluate(
     policy: Callable[..., Any],
-    env_id: Any,
+    env_id: Any = None,
     episodes: int = 50,
     seed: int = 10_000,
     world: Any = None,
     random_episodes: int = 0,
+    longest: int = 100_000,
     **how: Any,
 ) -> Evaluation:
     """Play whole episodes and report their returns.
 
-    env_id: a Gymnasium id or environment, prepared as `collect` prepares it (how: frames=, frame_skip=,
-    ...), or the dict
-    `replay.environment`.  world: play in this world instead.  random_episodes: also play random actions.
-    """
-    if episodes < 2:
-        raise ValueError(f"evaluate: episodes must be at least 2, got {episodes}")
-    if world is not None:
-        from ..envs import Imagined
+    Args:
+        policy: a Policy, or any policy(frames, first, state) -> (actions, state), as for `collect`.
+        env_id: a Gymnasium id or environment, prepared as `collect` prepares it (how: frames=, frame_skip=,
+            ...), or the dict `replay.environment`.  None, or an id alone: as the policy's world was
+            collected.
+        world: play in this world (or its file) instead.
+        random_episodes: also play so many with random actions.
+        longest: an episode is cut after so many steps.
 
-        env = Imagined(world)
-    else:
-        env = environment(**env_id, **how) if isinstance(env_id, dict) else environment(env_id, **how)
+    Raises:
+        ValueError: the policy's frames or actions are not the environment's; fewer than 2 episodes.
+    """
+    if episodes < 2 or random_episodes == 1 or random_episodes < 0:
+        raise ValueError(
+            f"evaluate: episodes must be at least 2 for an interval, got {episodes} and {random_episodes}"
+        )
+    env = _environment(policy, env_id, world, how)
     try:
-        returns, lengths = play_episodes(policy, env, episodes, seed)
+        _check_fits(policy, env)
+        returns, lengths = play_episodes(policy, env, episodes, seed, longest=longest)
         baseline = None
         if random_episodes:
+            random = RandomPolicy(env.action_space, seed=seed)
             baseline = interval(
-                play_episodes(
-                    RandomPolicy(env.action_space, seed=seed), env, random_episodes, seed + episodes
-                )[0]
+                play_episodes(random, env, random_episodes, seed + episodes, longest=longest)[0]
             )
     finally:
         env.close()
     return Evaluation(returns, lengths, interval(returns), baseline)
+
+
+def _environment(policy: Any, env_id: Any, world: Any, how: dict[str, Any]) -> Any:
+    if world is not None:
+        from ..envs import Imagined
+
+        return Imagined(world)
+    known = getattr(policy, "environment", None)
+    if env_id is None:
+        if known is None:
+            raise ValueError(
+                "evaluate: say in which environment; the policy does not know where it comes from"
+            )
+        return environment(**{**known, **how})
+    if isinstance(env_id, dict):
+        return environment(**{**env_id, **how})
+    if isinstance(env_id, str) and known and known.get("env_id") == env_id:
+        return environment(**{**known, **how})
+    return environment(env_id, **how)
+
+
+def _check_fits(policy: Any, env: Any) -> None:
+    """The policy's frames and actions are the environment's, as far as it declares them."""
+    shape, table = getattr(policy, "frame_shape", None), getattr(policy, "table", None)
+    if shape is not None and tuple(env.observation_space.shape) != tuple(shape):
+        raise ValueError(
+            f"evaluate: the policy sees frames {tuple(shape)}, "
+            f"the environment shows {env.observation_space.shape}"
+        )
+    if table is not None and table.space != env.action_space:
+        raise ValueError(
+            f"evaluate: the policy acts in {table.space}, the environment takes {env.action_space}"
+        )

@@ -1,8 +1,7 @@
 """loop: the only part the training recipes share: how long, what to log, where to save, how to go on.
 
-A run is a folder: `log.jsonl` (one object a step logged), TensorBoard events if tensorboardX is there,
-`state.safetensors`
-(everything needed to go on bit for bit), `settings.json`.
+A run is a folder: `log.jsonl` (one object a step logged; what is not finite is null), TensorBoard events if
+tensorboardX is there, `state.safetensors` (everything needed to go on bit for bit), `settings.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import read_tensors, write_atomically, write_tensors
+from ..checkpoint import read_metadata, read_tensors, write_atomically, write_tensors
 
 
 class Diverged(RuntimeError):
@@ -151,7 +150,8 @@ class Run:
             if self._log is None:
                 self._log = open(self.folder / "log.jsonl", "a")
                 self._events = _events(self.folder)
-            self._log.write(json.dumps(row) + "\n")
+            finite = {k: v if math.isfinite(v) else None for k, v in row.items()}
+            self._log.write(json.dumps(finite) + "\n")
             self._log.flush()
             if self._events:
                 for k, v in numbers.items():
@@ -168,12 +168,24 @@ class Run:
         if self.state_path:
             write_tensors(self.state_path, tensors, {"run": about})
 
+    def load_about(self) -> dict[str, Any] | None:
+        """What save wrote beside the tensors, or None."""
+        there = self.state_path is not None and self.state_path.exists()
+        return read_metadata(self.state_path)["run"] if there else None
+
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """What save wrote, or None."""
         if not self.state_path or not self.state_path.exists():
             return None
         tensors, about = read_tensors(self.state_path)
         return tensors, about["run"]
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after a step: a killed run goes on from what it saved before."""
+        path = self.folder / "log.jsonl" if self.folder else None
+        if path and path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step(line) <= step]
+            write_atomically(path, "".join(line + "\n" for line in lines).encode())
 
     def close(self) -> None:
         if self._log:
@@ -182,6 +194,14 @@ class Run:
         if self._events:
             self._events.close()
             self._events = None
+
+
+def _step(line: str) -> float:
+    """The step of a line of the log; of a line that a kill cut short, infinity."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _events(folder: Path) -> Any:

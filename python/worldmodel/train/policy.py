@@ -196,6 +196,7 @@ class PolicyLearner:
         self.range = 0.0
         self.rounds = 0
         self.optimiser = AdamW(policy, lr=s.lr, eps=1e-5, clip=s.clip, ema=s.slow)
+        self.stopped = False  # the last `learn` was interrupted
         self.folder = Run(s.run, dataclasses.asdict(s))
 
     def borrow(self) -> None:
@@ -224,7 +225,27 @@ class PolicyLearner:
             self.folder.log(self.rounds, **numbers)
             budget.note(**{k: numbers[k] for k in ("imagined_return", "ended", "entropy")})
             rows.append(numbers)
+        self.stopped = budget.stopped
+        if not self.stopped:
+            self.save_state()
         return {k: float(np.mean([r[k] for r in rows[-10:]])) for k in rows[0]} if rows else {}
+
+    def save_state(self) -> None:
+        """Policy, moments and counts into the run's folder, to go on bit for bit."""
+        tensors = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
+        tensors |= {f"optimiser.{k}": v for k, v in self.optimiser.state_dict().items()}
+        self.folder.save(tensors, {"rounds": self.rounds, "range": self.range})
+
+    def restore(self) -> bool:
+        """Take up what the last finished `learn` left in the run's folder; False: nothing is there."""
+        found = self.folder.load()
+        if found is None:
+            return False
+        tensors, about = found
+        for prefix, target in (("policy.", self.policy), ("optimiser.", self.optimiser)):
+            target.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        self.rounds, self.range = about["rounds"], about["range"]
+        return True
 
     def round(self, imagination: Imagination) -> dict[str, float]:
         s = self.s
@@ -252,7 +273,7 @@ class PolicyLearner:
     ) -> dict[str, float]:
         s, policy = self.s, self.policy
         flat = {
-            k: np.ascontiguousarray(v.reshape(-1, *v.shape[2:]))
+            k: np.ascontiguousarray(v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]))
             for k, v in (
                 ("frames", played.frames),
                 ("last", played.last),
@@ -267,8 +288,9 @@ class PolicyLearner:
         totals: dict[str, list[float]] = {"entropy": [], "critic": [], "moved": []}
         for _ in range(s.epochs):
             order = imagination_order(self.rounds, len(old), s.seed, len(totals["entropy"]))
-            for i in range(0, len(order) - s.minibatch + 1, s.minibatch):
-                rows = order[i : i + s.minibatch]
+            size = min(s.minibatch, len(order))
+            for i in range(0, len(order) - size + 1, size):
+                rows = order[i : i + size]
                 batch = {k: np.ascontiguousarray(v[rows]) for k, v in flat.items()}
                 part = self.gradient(
                     batch, None if numbers is None else np.ascontiguousarray(numbers[rows]), old[rows]

@@ -69,6 +69,10 @@ class TrainWorld:
     """Of batches and noise."""
     run: str | None = None
     """Folder of log, checkpoints and state; an unfinished run there goes on."""
+    save_every: int = 200
+    """Updates between saves of the state, for a run that may be killed; 0: only at the end or when
+    interrupted.
+    """
     quiet: bool = False
     """No progress bar."""
 
@@ -78,24 +82,21 @@ def train_world(
 ) -> dict[str, Any]:
     """Train a world in place; returns {'steps', 'seconds', 'psnr' (by step ahead), 'best_step', 'stopped'}.
 
-    fields override settings.  Interrupted (Ctrl-C, SIGTERM), it saves and returns with 'stopped' true; run
-    again with the
-    same `run` folder it goes on bit for bit (with steps; minutes go on counting).  Raises Diverged on NaN,
-    after putting
-    the best weights back.
+    fields override settings.  Interrupted (Ctrl-C, SIGTERM), it saves and returns with 'stopped' true and the
+    averaged weights so far in the world; run again with the same `run` folder it goes on bit for bit (with
+    steps; minutes go on counting), killed outright from the last save.  Raises Diverged on NaN, after putting
+    the best weights back, and ValueError for a run folder of another world or replay.
     """
     s = dataclasses.replace(settings or TrainWorld(), **fields)
     learner = WorldLearner(world, s)
     try:
-        result = learner.learn(replay, s.steps, s.minutes, resume=True)
+        result = learner.learn(replay, s.steps, s.minutes, stage="train_world")
     except Diverged:
-        if learner.best:
-            world.load_state_dict(learner.best)
+        learner.keep(best=bool(learner.best))
         raise
     finally:
         learner.folder.close()
-    if not result["stopped"]:
-        world.load_state_dict(learner.best)
+    learner.keep(best=not result["stopped"])
     return result
 
 
@@ -122,19 +123,23 @@ class WorldLearner:
         replay: Replay,
         steps: int | None = None,
         minutes: float | None = None,
-        resume: bool = False,
+        stage: str = "",
         falling: bool = True,
     ) -> dict[str, Any]:
-        """So many updates, or minutes, on a replay; see train_world.  falling: the learning rate falls to
-        its floor by the
-        end (else it stays at its peak, for a budget that is one of several)."""
+        """So many updates, or minutes, on a replay; see train_world.
+
+        stage: a name under which the run's folder keeps this call's state, and an interrupted one goes on; ""
+        always begins anew.  falling: the learning rate falls to its floor by the end (else it stays at its
+        peak, for a budget that is one of several).
+        """
         s = self.s
+        self.stage = stage
         self.train, self.test = (
             replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
         )
         self.rare = RareSteps(self.train, self.world.dynamics.window)
         with self.train.batches(s.batch, self.world.dynamics.window, seed=s.seed + self.step) as self.batches:
-            done, seconds = self._resume() if resume else (0, 0.0)
+            done, seconds = self._resume() if stage else (0, 0.0)
             self.budget = Budget(steps, minutes, "world", done, seconds, quiet=s.quiet)
             for _ in self.budget:
                 numbers = self.update(max(s.floor, 1 - self.budget.fraction) if falling else 1.0)
@@ -143,6 +148,8 @@ class WorldLearner:
                     self.budget.note(**{k: v for k, v in numbers.items() if k in self.losses})
                 if s.evaluate_every and self.step % s.evaluate_every == 0:
                     self.evaluate()
+                if stage and s.save_every and self.step % s.save_every == 0:
+                    self.save_state()
             curve = [] if self.budget.stopped else self.evaluate()
             self.save_state()
         return {
@@ -176,7 +183,8 @@ class WorldLearner:
             numbers[f"grad_norm_{name}"] = update.norm
             if update.skipped:
                 raise Diverged(
-                    f"step {self.step}: the gradient of {name} is not finite; the last good checkpoint is kept"
+                    f"step {self.step}: the gradient of {name} is not finite; "
+                    "the last good checkpoint is kept"
                 )
         self.step += 1
         return numbers
@@ -217,6 +225,12 @@ class WorldLearner:
 
     # ---- going on ----
 
+    def keep(self, best: bool) -> None:
+        """Leave in the world the best weights so far, or the average of the latest."""
+        with self.averaged():
+            weights = self.best if best else self.world.state_dict()
+        self.world.load_state_dict(weights)
+
     def save_state(self) -> None:
         """All that it takes to go on bit for bit."""
         if not self.folder.folder:
@@ -228,6 +242,7 @@ class WorldLearner:
         self.folder.save(
             tensors,
             {
+                "stage": self.stage,
                 "step": self.step,
                 "done": self.budget.done,
                 "seconds": self.budget.seconds,
@@ -239,11 +254,20 @@ class WorldLearner:
 
     def restore(self) -> dict[str, Any] | None:
         """Take up weights, moments and step count of the run's folder; returns what was saved beside them,
-        or None."""
+        or None.  Raises ValueError for the state of another world."""
         found = self.folder.load()
         if found is None:
             return None
         tensors, about = found
+        try:
+            self._take(tensors, about)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.folder.state_path}: not the state of this world: {error.args[0]}"
+            ) from None
+        return about
+
+    def _take(self, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
 
         def part(prefix: str) -> dict[str, np.ndarray]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -253,13 +277,15 @@ class WorldLearner:
             optimiser.load_state_dict(part(f"optimiser.{name}."))
         self.step, self.best, self.best_step = about["step"], part("best."), about["best_step"]
         self.best_score = -np.inf if about["best_score"] is None else about["best_score"]
-        return about
 
     def _resume(self) -> tuple[int, float]:
-        about = self.restore()
-        if about is None:
+        """Steps done and seconds spent of a stage that was interrupted."""
+        if (self.folder.load_about() or {}).get("stage") != self.stage:
             return 0, 0.0
+        about = self.restore()
+        assert about is not None
         self.batches.set_state(about["batches"])
+        self.folder.rewind(self.step)
         return about["done"], about["seconds"]
 
 

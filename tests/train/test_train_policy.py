@@ -1,0 +1,301 @@
+"""Learning a policy in imagination: each formula against brute force, and the optimum where it is known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import worldmodel as wm
+from gymnasium import spaces
+from worldmodel import ops
+from worldmodel.sampling import Sampler, Step
+from worldmodel.spaces import SlotTable, space_to_json
+from worldmodel.tensor import Tensor
+from worldmodel.train.loop import Diverged
+from worldmodel.train.policy import Imagination, PolicyLearner, TrainPolicy, lambda_returns, normalised
+
+# ---- formulas ----
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
+def test_lambda_returns_are_the_mixture_of_n_step_returns(lam):
+    """(1 - l) sum_n l^(n-1) G_n, the rest of the weight on the longest; G_n = sum of discounted rewards +
+    bootstrap.
+    """
+    rng, H, N, gamma = np.random.default_rng(0), 6, 3, 0.9
+    rewards, values = rng.normal(size=(H, N)), rng.normal(size=(H + 1, N))
+    continues = rng.choice([0.0, 0.3, 1.0], size=(H, N), p=[0.2, 0.2, 0.6])
+
+    def n_step(t, n, lane):
+        total, weight = 0.0, 1.0
+        for k in range(t, t + n):
+            total += weight * rewards[k, lane]
+            weight *= gamma * continues[k, lane]
+        return total + weight * values[t + n, lane]
+
+    for lane in range(N):
+        for t in range(H):
+            longest = H - t
+            wanted = sum((1 - lam) * lam ** (n - 1) * n_step(t, n, lane) for n in range(1, longest))
+            wanted += lam ** (longest - 1) * n_step(t, longest, lane)
+            got = lambda_returns(rewards, continues, values, gamma, lam)[t, lane]
+            np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_lambda_returns_by_hand():
+    rewards, values = np.array([[1.0], [2.0], [4.0]]), np.array([[10.0], [20.0], [30.0], [40.0]])
+    ones = np.ones((3, 1))
+    np.testing.assert_allclose(lambda_returns(rewards, ones, values, 0.5, 0.0), [[11.0], [17.0], [24.0]])
+    np.testing.assert_allclose(lambda_returns(rewards, ones, values, 0.5, 1.0), [[8.0], [14.0], [24.0]])
+    ended = np.array([[1.0], [0.0], [1.0]])
+    np.testing.assert_allclose(lambda_returns(rewards, ended, values, 0.5, 1.0), [[2.0], [2.0], [24.0]])
+
+
+def test_normalised_advantages_have_mean_0_and_variance_1_under_the_weights():
+    rng = np.random.default_rng(0)
+    a, w = rng.normal(3, 5, (4, 7)), rng.random((4, 7))
+    n = normalised(a, w)
+    p = w / w.sum()
+    assert abs((p * n).sum()) < 1e-9 and abs((p * n**2).sum() - 1) < 1e-9
+    assert np.isfinite(normalised(np.zeros((2, 2)), np.ones((2, 2)))).all()
+
+
+@pytest.mark.parametrize("value", [-300.0, -1.5, 0.0, 0.3, 1.0, 42.0, 400.0])
+def test_two_hot_values_are_read_back(value):
+    """The two bins around a value share its weight so that their mean is the value."""
+    bins = ops.two_hot_bins(count=127, high=6.0)
+    centres = bins.numpy()
+    k = int(np.clip(np.searchsorted(centres, value) - 1, 0, len(centres) - 2))
+    share = (value - centres[k]) / (centres[k + 1] - centres[k])
+    logits = np.full((1, 127), -1e4, np.float32)
+    logits[0, k], logits[0, k + 1] = np.log(max(1 - share, 1e-30)), np.log(max(share, 1e-30))
+    got = ops.two_hot_mean(Tensor(logits), bins).numpy()[0]
+    np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-4)
+    loss = ops.two_hot_loss(Tensor(logits), Tensor(np.array([value], np.float32)), bins).item()
+    entropy = -sum(p * np.log(p) for p in (share, 1 - share) if p > 0)
+    np.testing.assert_allclose(loss, entropy, atol=2e-3)
+
+
+# ---- worlds whose best policy is known ----
+
+
+@dataclasses.dataclass
+class Config:
+    frame_shape: tuple
+    action_space: dict
+    environment: dict | None = None
+
+
+class Known:
+    """A world of still frames: reward(frame brightness 0 or 1, action features) -> (rewards, termination)."""
+
+    context = 2
+
+    def __init__(self, space, reward):
+        self.table, self.reward = SlotTable.of(space), reward
+        self.config = Config((8, 8, 1), space_to_json(space))
+
+    def sampler(self, n):
+        return KnownSampler(self, n)
+
+
+class KnownSampler(Sampler):
+    def __init__(self, world, n):
+        super().__init__(n, world.table.feature_size)
+        self.world = world
+        self.state["frames"] = Tensor(np.zeros((n, 8, 8, 1), np.uint8), copy=True)
+
+    def begin(self, rows, frames, actions):
+        self.state["frames"].numpy()[rows] = frames[:, -1]
+
+    def advance(self, actions):
+        frames = self.state["frames"].numpy().copy()
+        bright = frames.reshape(self.n, -1).mean(1) > 127
+        rewards, termination = self.world.reward(bright, actions)
+        ended = np.asarray(termination, np.float32)
+        return Step(
+            frames, np.asarray(rewards, np.float32), ended > 0.5, ended, np.zeros((self.n, 1), np.float32)
+        )
+
+
+def replay_of(path, space):
+    """Dark and bright episodes of 6 steps."""
+    space.seed(0)
+
+    def episode(i):
+        frames = np.full((7, 8, 8, 1), 250 * (i % 2), np.uint8)
+        return {"frames": frames, "actions": [space.sample() for _ in range(6)], "terminated": False}
+
+    return wm.Replay.from_arrays(path, space, (episode(i) for i in range(8)))
+
+
+SETTINGS = {
+    "lanes": 16,
+    "horizon": 4,
+    "epochs": 4,
+    "minibatch": 32,
+    "lr": 1e-2,
+    "rare_starts": 0.0,
+    "quiet": True,
+    "entropy": 0.01,
+}
+
+
+def learn(path, space, reward, steps=25, **fields):
+    wm.seed(1)
+    world = Known(space, reward)
+    replay = replay_of(path / "replay", space)
+    policy = wm.Policy.for_world(world, width=4, features=32)
+    return wm.train_policy(world, replay, policy=policy, steps=steps, **{**SETTINGS, **fields}), replay
+
+
+def acts(policy, brightness, greedy=True, count=16):
+    """What it does on frames of a brightness, `count` lanes."""
+    frames = np.full((count, 8, 8, 1), 250 * brightness, np.uint8)
+    return policy(frames, np.ones(count, bool), greedy=greedy)[0]
+
+
+def nothing(bright):
+    return np.zeros(len(bright))
+
+
+def test_it_finds_the_button(tmp_path):
+    policy, _ = learn(
+        tmp_path, spaces.Discrete(3, start=-1), lambda bright, a: (a[:, 2], nothing(bright)), steps=40
+    )
+    assert all(a == 1 for a in acts(policy, 0))
+    assert np.mean([a == 1 for a in acts(policy, 1, greedy=False, count=64)]) > 0.8
+
+
+def test_it_finds_the_button_that_the_frame_calls_for(tmp_path):
+    policy, _ = learn(
+        tmp_path,
+        spaces.Discrete(2),
+        lambda bright, a: (a[np.arange(len(a)), bright.astype(int)], nothing(bright)),
+        steps=40,
+        lr=3e-3,
+    )
+    assert all(a == 0 for a in acts(policy, 0)) and all(a == 1 for a in acts(policy, 1))
+
+
+def test_it_prefers_to_live(tmp_path):
+    """A step of life is worth 1; action 1 pays 1.5 at once but ends it."""
+    policy, _ = learn(
+        tmp_path, spaces.Discrete(2), lambda bright, a: (1 + 0.5 * a[:, 1], a[:, 1]), steps=40, gamma=0.9
+    )
+    assert all(a == 0 for a in acts(policy, 0))
+
+
+def test_it_finds_a_number(tmp_path):
+    """Reward -(a - 0.4)^2 of a scaled to [-1, 1]."""
+    policy, _ = learn(
+        tmp_path,
+        spaces.Box(-2.0, 6.0, (1,), np.float32),
+        lambda bright, a: (-((a[:, 0] - 0.4) ** 2), nothing(bright)),
+        steps=120,
+        entropy=0.0,
+    )
+    got = (np.array(acts(policy, 0)) - 2.0) / 4.0
+    assert np.abs(got - 0.4).max() < 0.1
+
+
+def test_it_finds_a_button_and_a_number_together(tmp_path):
+    space = spaces.Dict({"aim": spaces.Box(-1.0, 1.0, (1,), np.float32), "fire": spaces.Discrete(2)})
+    table = SlotTable.of(space)
+    first = {s.path.split(".")[-1]: i for i, s in enumerate(table.slots)}
+    assert len(first) == 2 and table.feature_size == 3
+
+    def reward(bright, a):
+        return a[:, 2] - (a[:, 0] + 0.5) ** 2, nothing(bright)
+
+    policy, _ = learn(tmp_path, space, reward, steps=120, entropy=0.0)
+    for action in acts(policy, 1):
+        assert action in space and action["fire"] == 1 and abs(action["aim"][0] + 0.5) < 0.1
+
+
+# ---- conventions ----
+
+
+def test_it_is_repeatable_and_may_go_on(tmp_path):
+    space = spaces.Discrete(2)
+    a, replay = learn(tmp_path / "a", space, lambda bright, a: (a[:, 1], nothing(bright)), steps=3)
+    b, _ = learn(tmp_path / "b", space, lambda bright, a: (a[:, 1], nothing(bright)), steps=3)
+    c, _ = learn(tmp_path / "c", space, lambda bright, a: (a[:, 1], nothing(bright)), steps=3, seed=1)
+    weights = [p.state_dict() for p in (a, b, c)]
+    assert all(np.array_equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not all(np.array_equal(weights[0][k], weights[2][k]) for k in weights[0])
+
+
+def test_a_learner_put_back_continues_bit_for_bit(tmp_path):
+    space = spaces.Discrete(2)
+    world, replay = (
+        Known(space, lambda bright, a: (a[:, 1], nothing(bright))),
+        replay_of(tmp_path / "replay", space),
+    )
+
+    def learner(run):
+        wm.seed(2)
+        return PolicyLearner(
+            world, wm.Policy.for_world(world, width=4, features=16), TrainPolicy(**SETTINGS, run=str(run))
+        )
+
+    whole, first, second = learner(tmp_path / "a"), learner(tmp_path / "b"), learner(tmp_path / "b")
+    whole.learn(replay, steps=2), whole.learn(replay, steps=2)
+    assert not second.restore()
+    first.learn(replay, steps=2)
+    assert second.restore()
+    second.learn(replay, steps=2)
+    x, y = whole.policy.state_dict(), second.policy.state_dict()
+    assert all(np.array_equal(x[k], y[k]) for k in x) and whole.range == second.range
+
+
+def test_imagination_starts_from_frames_that_are_acted_on(tmp_path):
+    space = spaces.Discrete(2)
+    imagination = Imagination(Known(space, None), replay_of(tmp_path / "replay", space), 16, seed=0)
+    frames, last = imagination.begin()
+    assert frames.shape == (16, 2, 8, 8, 1) and last.shape == (16, 2)
+    assert len(np.unique(frames)) == 2 and ((last == 0).all(1) | (last.sum(1) == 1)).all()
+
+
+def test_few_samples_are_one_small_batch(tmp_path):
+    policy, _ = learn(
+        tmp_path,
+        spaces.Discrete(2),
+        lambda bright, a: (a[:, 1], nothing(bright)),
+        steps=1,
+        lanes=2,
+        horizon=2,
+    )
+    assert all(np.isfinite(v).all() for v in policy.state_dict().values())
+
+
+def test_nan_rewards_stop_it(tmp_path):
+    with pytest.raises(Diverged, match="not finite"):
+        learn(tmp_path, spaces.Discrete(2), lambda bright, a: (a[:, 1] * np.nan, nothing(bright)), steps=2)
+
+
+def test_a_run_leaves_a_log_and_the_policy(tmp_path):
+    run = tmp_path / "run"
+    policy, _ = learn(
+        tmp_path, spaces.Discrete(2), lambda bright, a: (a[:, 1], nothing(bright)), steps=2, run=str(run)
+    )
+    assert len((run / "log.jsonl").read_text().splitlines()) == 2
+    again = wm.Policy.load(run / "policy.safetensors")
+    assert acts(again, 0) == acts(policy, 0)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "a world", "no safetensors"])
+def test_a_policy_file_that_is_none_says_so(tmp_path, damage):
+    path = tmp_path / "policy.safetensors"
+    policy = wm.Policy.for_world(Known(spaces.Discrete(2), None), width=4, features=16)
+    if damage != "missing":
+        policy.save(path)
+        whole = path.read_bytes()
+        path.write_bytes(
+            {
+                "truncated": whole[:-100],
+                "a world": whole.replace(b"policy", b"potato"),
+                "no safetensors": b"PK",
+            }[damage]
+        )
+    with pytest.raises((FileNotFoundError, ValueError), match="policy.safetensors"):
+        wm.Policy.load(path)
