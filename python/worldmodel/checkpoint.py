@@ -36,6 +36,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
+            os.fchmod(f.fileno(), 0o644)  # a temporary file is born private
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -15,6 +15,12 @@ from ..metrics import action_shuffle_ratio, decibels, derangement, drift_curves,
 from ..models.dynamics import Window
 from ..world import World
 
+PICTURES = {
+    "real-against-imagined.png": "real above, imagined below",
+    "curves.png": "PSNR by steps ahead",
+    "drift.png": "drift of a long roll-out",
+    "returns.png": "returns of real episodes",
+}
 HORIZONS = (1, 2, 3, 4, 5, 15, 50)
 
 
@@ -275,11 +281,7 @@ def _markdown(folder: Path, about: dict[str, Any]) -> str:
         f"self-fed against teacher-forced: {about.get('self_fed_gap_db')} dB.",
         "",
     ]
-    lines += [
-        f"![real above, imagined below]({name})"
-        for name in ("real-against-imagined.png", "curves.png", "drift.png", "returns.png")
-        if (folder / name).exists()
-    ]
+    lines += [f"![{text}]({name})" for name, text in PICTURES.items() if (folder / name).exists()]
     lines += [
         "",
         f"Seconds: {about.get('seconds')}, in all {about.get('seconds_total')}.",
