@@ -18,7 +18,7 @@ from pathlib import Path
 
 import measure
 
-FAMILIES = ["linear", "attention", "conv", "norm", "optimise", "overhead"]
+FAMILIES = ["linear", "attention", "conv", "norm", "diffuse", "optimise", "overhead"]
 
 
 def one_count(args: argparse.Namespace, threads: int) -> None:
