@@ -35,24 +35,6 @@ static double gradient_norm(double *parts, const float *g, int64_t n) {
     return sqrt(total);
 }
 
-/* Past the caches: what a sweep over a large arena writes is not read again before the next one.  p on a vector's boundary. */
-static inline void store_past(float *p, vec v) {
-#if !defined(__x86_64__)
-    vec_store(p, v);
-#elif WM_LANES == 16
-    _mm512_stream_ps(p, (__m512)v);
-#elif WM_LANES == 8
-    _mm256_stream_ps(p, (__m256)v);
-#else
-    _mm_stream_ps(p, (__m128)v);
-#endif
-}
-static inline void past_is_stored(void) {
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
-}
-
 /* The numbers of a step, and of a run of parameters that share a decay. */
 typedef struct { float *p, *g, *m, *v, *shadow; } adamw_at;
 
@@ -63,12 +45,12 @@ static inline __attribute__((always_inline)) void adamw_vector(adamw_at at, cons
     v = a->beta2 * v + a->rest2 * d * d;
     vec x = load_up_to(at.p + i, left) * keep - a->step * m / (vec_sqrt(v) * a->root + a->eps);
     store_up_to(at.p + i, x, left), store_up_to(at.g + i, (vec){0}, left);
-    if (past) store_past(at.m + i, m), store_past(at.v + i, v);
+    if (past) vec_store_past(at.m + i, m), vec_store_past(at.v + i, v);
     else store_up_to(at.m + i, m, left), store_up_to(at.v + i, v, left);
     if (!ema) return;
     vec s = load_up_to(at.shadow + i, left);
     s += a->follow[0] * (x - s);
-    if (past) store_past(at.shadow + i, s);
+    if (past) vec_store_past(at.shadow + i, s);
     else store_up_to(at.shadow + i, s, left);
 }
 
@@ -91,7 +73,9 @@ static void adamw_part(adamw_at at, const wm_adamw_numbers *a, float keep, int64
     else adamw_run(at, a, keep, n, false, false);
 }
 
-enum { PAST_CACHES = 1 << 21 };   /* parameters: five arrays of them are 40 MB */
+/* Parameters above which a sweep stores past the caches: five arrays of them are 40 MB, and what is written is not read
+   again before the next sweep. */
+enum { PAST_CACHES = 1 << 21 };
 
 /* d = clip g;  m += (1 - beta1) (d - m);  v = beta2 v + (1 - beta2) d^2;  p = keep p - step m / (root sqrt(v) + eps);
    shadow_k += (1 - ema_k) (p - shadow_k);  g = 0, where keep = decays ? a->keep : 1 by segment: ends[s] is where
@@ -115,6 +99,6 @@ static void adamw_step(float *p, float *g, float *m, float *v, float *const *sha
         }
         for (int j = 1; j < a->shadows; j++)
             for (int64_t i = first; i < end; i++) shadow[j][i] += a->follow[j] * (p[i] - shadow[j][i]);
-        past_is_stored();
+        vec_past_done();
     }
 }

@@ -2,34 +2,15 @@
    of the part from number j of the stream.  A chunk of a stream is the unit of work: no result depends on the threads. */
 #include "../../base/random.h"
 
-typedef uint32_t wvec __attribute__((vector_size(4 * WM_LANES)));
-typedef uint64_t dvec __attribute__((vector_size(4 * WM_LANES)));
-
 enum { RANDOM_CHUNK = 1024 };   /* numbers; a multiple of 4 WM_LANES */
 
 static int64_t random_chunks(int64_t n) { return (n + RANDOM_CHUNK - 1) / RANDOM_CHUNK; }
 
 /* ---- Philox on WM_LANES counters at once --------------------------------------------------------- */
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-/* 32 x 32 -> 64 bits in the even lanes: one instruction, which the compiler's 64-bit product is not. */
-static inline dvec mul_even(dvec a, dvec b) {
-#if WM_LANES == 16
-    return (dvec)_mm512_mul_epu32((__m512i)a, (__m512i)b);
-#elif WM_LANES == 8
-    return (dvec)_mm256_mul_epu32((__m256i)a, (__m256i)b);
-#else
-    return (dvec)_mm_mul_epu32((__m128i)a, (__m128i)b);
-#endif
-}
-#else
-static inline dvec mul_even(dvec a, dvec b) { return (a & 0xffffffffu) * (b & 0xffffffffu); }
-#endif
-
 static inline void mul_wide(wvec *high, wvec *low, wvec a, uint32_t m) {
     const uint64_t lower = 0xffffffffu;
-    dvec by = (dvec){0} + m, even = mul_even((dvec)a, by), odd = mul_even((dvec)a >> 32, by);
+    dvec by = (dvec){0} + m, even = vec_mul_even((dvec)a, by), odd = vec_mul_even((dvec)a >> 32, by);
     *high = (wvec)((even >> 32) | (odd & ~lower));
     *low = (wvec)((even & lower) | (odd << 32));
 }

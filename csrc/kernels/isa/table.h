@@ -3,6 +3,7 @@
    Everything is static: a shared inline function could otherwise be linked from another instruction set's copy. */
 #include "../kernels.h"
 #include "../cpu/vec.h"
+#include "beyond.h"
 #include "../cpu/gemm.c"
 #include "../cpu/linear.c"
 #include "../cpu/int8.c"
