@@ -21,7 +21,8 @@ def step_speed(
 
     world = World(WorldConfig(backbone=backbone, size=size, action_space=space_to_json(Discrete(4))))
     print(
-        f"{backbone} {size}: {world.parameter_count():,} parameters, {machine.kernels()} kernels, {machine.threads()} threads"
+        f"{backbone} {size}: {world.parameter_count():,} parameters, "
+        f"{machine.kernels()} kernels, {machine.threads()} threads"
     )
     rows = []
     for n in lanes:

@@ -51,8 +51,19 @@ class Collect:
         from .data import collect, contact_sheet
 
         policy = _policy(self.policy) if self.policy else None
-        replay = collect(self.env, self.steps, self.render, path=self.out, policy=policy, hold=self.hold, frame_skip=self.frame_skip,
-                         sticky=self.sticky, noop_max=self.noop_max, vector=self.vector, seed=self.seed)
+        replay = collect(
+            self.env,
+            self.steps,
+            self.render,
+            path=self.out,
+            policy=policy,
+            hold=self.hold,
+            frame_skip=self.frame_skip,
+            sticky=self.sticky,
+            noop_max=self.noop_max,
+            vector=self.vector,
+            seed=self.seed,
+        )
         if self.sheet:
             contact_sheet(replay, self.sheet)
         print(replay)
@@ -90,7 +101,9 @@ class Train:
         if self.report:
             folder = Path(self.report)
             folder.mkdir(parents=True, exist_ok=True)
-            result["report"] = world_report(world, replay.split(1 - self.world.held_out, self.world.seed)[1], folder)
+            result["report"] = world_report(
+                world, replay.split(1 - self.world.held_out, self.world.seed)[1], folder
+            )
         print(json.dumps(result, indent=1))
 
 
@@ -141,7 +154,16 @@ class Eval:
         where = Replay.open(self.replay).environment if self.replay else None
         if self.replay and where is None:
             raise ValueError(f"eval: {self.replay} does not say which environment it comes from")
-        print(evaluate(_policy(self.policy), where, self.episodes, self.seed, world=self.world, random_episodes=self.random_episodes))
+        print(
+            evaluate(
+                _policy(self.policy),
+                where,
+                self.episodes,
+                self.seed,
+                world=self.world,
+                random_episodes=self.random_episodes,
+            )
+        )
 
 
 @dataclass
@@ -168,8 +190,16 @@ class Play:
         from .play import play
         from .world import World
 
-        play(World.load(self.world), keys=self.keys, terminal=self.terminal, record=self.record, steps=self.steps, fps=self.fps,
-             seed=self.seed, policy=_policy(self.policy) if self.policy else None)
+        play(
+            World.load(self.world),
+            keys=self.keys,
+            terminal=self.terminal,
+            record=self.record,
+            steps=self.steps,
+            fps=self.fps,
+            seed=self.seed,
+            policy=_policy(self.policy) if self.policy else None,
+        )
 
 
 @dataclass
@@ -229,12 +259,23 @@ class DemoCommand(Demo):
         demo(self)
 
 
-VERBS = {"collect": Collect, "train": Train, "learn": Learn, "eval": Eval, "play": Play, "export": Export, "bench": Bench, "demo": DemoCommand}
+VERBS = {
+    "collect": Collect,
+    "train": Train,
+    "learn": Learn,
+    "eval": Eval,
+    "play": Play,
+    "export": Export,
+    "bench": Bench,
+    "demo": DemoCommand,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script; returns the exit code."""
-    command = tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, prog="worldmodel", description=__doc__)
+    command = tyro.extras.subcommand_cli_from_dict(
+        VERBS, args=arguments, prog="worldmodel", description=__doc__
+    )
     try:
         command.run()
     except KeyboardInterrupt:

@@ -131,6 +131,7 @@ def picture(frame: np.ndarray) -> str:
     rgb = rgb[: len(rgb) // 2 * 2]
     lines = []
     for above, below in zip(rgb[::2], rgb[1::2], strict=True):
-        cells = (f"\x1b[38;2;{a[0]};{a[1]};{a[2]};48;2;{b[0]};{b[1]};{b[2]}m\u2580" for a, b in zip(above, below, strict=True))
+        pairs = zip(above, below, strict=True)
+        cells = (f"\x1b[38;2;{a[0]};{a[1]};{a[2]};48;2;{b[0]};{b[1]};{b[2]}m\u2580" for a, b in pairs)
         lines.append("".join(cells) + "\x1b[0m\n")
     return "".join(lines)

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 from worldmodel import diffusion
-from worldmodel.diffusion import Objective, carried, draw_levels, frame_weight, level_features, loss_weight, schedule_matrix
+from worldmodel.diffusion import (
+    Objective,
+    carried,
+    draw_levels,
+    frame_weight,
+    level_features,
+    loss_weight,
+    schedule_matrix,
+)
 from worldmodel.sampling import streams
 from worldmodel.tensor import Tensor
 
