@@ -2,6 +2,7 @@
 
 import ctypes as c
 import os
+import shlex
 import shutil
 import subprocess
 from glob import glob
@@ -13,7 +14,7 @@ from harness import Guarded
 from worldmodel import _core
 
 ROOT = Path(__file__).resolve().parents[2]
-CC = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+CC = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
 pytestmark = pytest.mark.skipif(not CC, reason="no C compiler: the optimiser's C is tested through one")
 POINTER = ("make", "values", "gradient", "wm_params_new", "wm_params_part")
 
@@ -24,7 +25,7 @@ def lib(tmp_path_factory):
     sources = [f for folder in ("base", "optim") for f in glob(f"csrc/{folder}/*.c", root_dir=ROOT)]
     flags = "-std=gnu11 -O1 -fopenmp -fPIC -shared -ffp-contract=fast -fno-math-errno -fno-trapping-math -w"
     sources += ["tests/core/arena.c", "csrc/tensor/tensor.c"]
-    subprocess.run([CC, *flags.split(), "-o", so, *sources, "-lm"], cwd=ROOT, check=True)
+    subprocess.run([*CC, *flags.split(), "-o", so, *sources, "-lm"], cwd=ROOT, check=True)
     lib = c.CDLL(str(so))
     for name in POINTER:
         getattr(lib, name).restype = c.c_void_p

@@ -356,6 +356,25 @@ def linear(t: Table, s: dict[str, int]) -> None:
         t.swiglu_forward(t.out(R, N), t.out(R, 2 * N), x, packed, t.numbers(2 * N), bf16, R, N, K)
 
 
+def int8(t: Table, s: dict[str, int]) -> None:
+    """Products on whole numbers; the rounding is the same in every table, so the results agree like floats."""
+    R, N, K = s["R"], s["N"], s["K"]
+    x, w, b = t.numbers(R, K), t.numbers(N, K), t.numbers(N)
+    half = t.given((w.view(np.uint32) >> 16).astype(np.uint16))
+    room = t.scratch(t.linear_int8_room(R, K), np.uint8)
+    for bf16, weight in ((0, w), (1, half)):
+        packed = t.scratch(t.linear_int8_bytes(N, K), np.uint8)
+        t.linear_int8_pack(packed, weight, bf16, N, K)
+        for act in range(4):
+            t.linear_int8_forward(t.out(R, N), room, x, packed, b, act, R, N, K)
+        for G in {1, R}:
+            t.linear_gated_int8_forward(t.out(R, N), room, x, packed, b, t.numbers(G, N), t.numbers(R, N), R, G, N, K)
+    pair = t.numbers(2 * N, K)
+    packed = t.scratch(2 * t.linear_int8_bytes(N, K), np.uint8)
+    t.swiglu_int8_pack(packed, pair, 0, N, K)
+    t.swiglu_int8_forward(t.out(R, N), room, x, packed, t.numbers(2 * N), R, N, K)
+
+
 def scan(t: Table, s: dict[str, int]) -> None:
     B, T, H = s["B"], s["T"], s["N"]
     reset = t.below(2, B, T, dtype=np.uint8)
@@ -546,6 +565,7 @@ SPECIAL = [
     norm,
     group_norm,
     linear,
+    int8,
     scan,
     conv,
     winograd,
