@@ -1,7 +1,7 @@
 /* adaln: the gated residual of an AdaLN block, out = residual + gate x, one gate a group of rows. */
 
 static void gate_forward(float *out, const float *residual, const float *x, const wm_modulation *m, int64_t R, int64_t C) {
-    #pragma omp parallel for num_threads(wm_threads) if (R * C > 1 << 14)
+    #pragma omp parallel for num_threads(wm_threads) if (R * C > 1 << 16)
     for (int64_t r = 0; r < R; r++) {
         const float *gate = m->factor + r / m->rows * m->step_factor;
         for (int64_t c = 0; c < C; c++) out[r * C + c] = residual[r * C + c] + gate[c] * x[r * C + c];
@@ -13,7 +13,7 @@ static void gate_forward(float *out, const float *residual, const float *x, cons
 static void gate_backward(float *dresidual, float *dx, float *dgate, const float *dout, const float *x, const wm_modulation *m,
                           float *scratch, int64_t R, int64_t C) {
     int64_t groups = R / m->rows, chunks = (m->rows + NORM_CHUNK - 1) / NORM_CHUNK;
-    #pragma omp parallel for num_threads(wm_threads) if (R * C > 1 << 14)
+    #pragma omp parallel for num_threads(wm_threads) if (R * C > 1 << 16)
     for (int64_t i = 0; i < groups * chunks; i++) {
         int64_t g = i / chunks, first = i % chunks * NORM_CHUNK, last = first + NORM_CHUNK < m->rows ? first + NORM_CHUNK : m->rows;
         const float *gate = m->factor + g * m->step_factor;

@@ -9,7 +9,7 @@ enum { CONV_SEGMENT = 48, CONV_BAND = 128, BIAS_CHUNK = 256 };
 
 static inline int64_t conv_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int conv_threads(int64_t workers, double work) {
-    return work < 1e5 ? 1 : (int)conv_min(wm_threads, workers);
+    return work < 1e6 ? 1 : (int)conv_min(wm_threads, workers);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------ */

@@ -73,7 +73,7 @@ static void norm_row(float *out, const float *x, const float *factor, const floa
 /* mean (R), rstd (R) may be NULL; mean is not written for rms. */
 static void norm_forward(float *out, float *mean, float *rstd, const float *x, const wm_modulation *m, bool rms, float eps,
                          int64_t R, int64_t C) {
-    #pragma omp parallel for num_threads(wm_threads) if (R * C > 1 << 14)
+    #pragma omp parallel for num_threads(wm_threads) if (R * C > 1 << 16)
     for (int64_t first = 0; first < R; first += NORM_BLOCK) {
         int64_t n = R - first < NORM_BLOCK ? R - first : NORM_BLOCK;
         float mu[NORM_BLOCK] = {0}, scale[NORM_BLOCK];
@@ -166,7 +166,7 @@ static void norm_backward(float *dx, float *dfactor, float *dterm, const float *
     int64_t groups = R / m->rows, chunks = (m->rows + NORM_CHUNK - 1) / NORM_CHUNK;
     bool whole = chunks == 1;       /* then the sums need no scratch */
     const float no_mean[NORM_BLOCK] = {0};
-    #pragma omp parallel for num_threads(wm_threads) if (R * C > 1 << 14)
+    #pragma omp parallel for num_threads(wm_threads) if (R * C > 1 << 16)
     for (int64_t i = 0; i < groups * chunks; i++) {
         int64_t g = i / chunks, first = i % chunks * NORM_CHUNK, last = first + NORM_CHUNK < m->rows ? first + NORM_CHUNK : m->rows;
         float *part = scratch + 2 * i * C;
