@@ -37,6 +37,14 @@ def test_layer_norm_sums_rows_in_chunks(kernels):
     check("rms_norm", [normal(300, 100), normal(100)], ref.rms_norm, batched=[0])
 
 
+def test_norms_share_the_work_among_threads(kernels):
+    """Enough rows that threads are used."""
+    x, cond, r = normal(3, 700, 33), normal(3, 66), normal(3, 700, 33, seed=4)
+    check("layer_norm", [x, normal(33), normal(33, seed=1)], ref.layer_norm, batched=[0])
+    check("adaln", [x, cond, normal(3, 33)], lambda x, s, t: ref.adaln(x, s, t, 1), batched=[0, 1, 2], scale_chunk=1)
+    check("gate_residual", [r, x, cond], lambda r, x, g: ref.gate_residual(r, x, g), batched=[0, 1, 2])
+
+
 def test_layer_norm_far_from_zero(kernels):
     """A mean a thousand times the deviation: one pass over squares would have lost everything."""
     x = normal(4, 200, offset=1000.0)
@@ -87,8 +95,8 @@ def test_gate_residual(kernels, lead, C, chunk):
           gate_chunk=chunk)
 
 
-GROUPED = [(2, 1, 2, 1), (2, 9, 6, 3), (3, 25, 64, 2), (2, 133, 30, 5), (2, 70, 17, 1), (3, 600, 16, 4),
-           (1, 40, 520, 2)]
+GROUPED = [(2, 1, 2, 1), (2, 9, 6, 3), (3, 25, 64, 2), (2, 133, 30, 5), (2, 70, 17, 1), (3, 1100, 16, 4),
+           (1, 80, 520, 2)]
 
 
 @pytest.mark.parametrize("B, S, C, groups", GROUPED)
