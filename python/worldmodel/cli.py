@@ -1,5 +1,5 @@
-"""cli: `worldmodel collect | train | learn | eval | play | export | bench | demo`, each a dataclass whose
-fields are its flags.
+"""cli: `worldmodel collect | train | learn | eval | play | export | bench | info | demo`, each a dataclass
+whose fields are its flags.
 
 Wrong use ends with one sentence and exit code 2, Ctrl-C with 130; nothing done is lost.
 """
@@ -98,12 +98,14 @@ class Train:
             self.world.minutes = 5
         result = train_world(world, replay, self.world)
         world.save(self.out)
+        if result["stopped"]:
+            print(f"{self.out}: the world so far, after {result['steps']} updates", file=sys.stderr)
+            raise KeyboardInterrupt
         if self.report:
-            folder = Path(self.report)
+            folder, share = Path(self.report), self.world.held_out
             folder.mkdir(parents=True, exist_ok=True)
-            result["report"] = world_report(
-                world, replay.split(1 - self.world.held_out, self.world.seed)[1], folder
-            )
+            unseen = replay.split(1 - share, self.world.seed)[1] if share and len(replay) > 1 else replay
+            result["report"] = world_report(world, unseen, folder)
         print(json.dumps(result, indent=1))
 
 
@@ -128,30 +130,35 @@ class Learn:
             self.policy.minutes = 5
         policy = train_policy(World.load(self.world), Replay.open(self.replay), self.policy)
         policy.save(self.out)
+        print(f"{self.out}: {policy}")
 
 
 @dataclass
 class Eval:
-    """Play whole episodes with a policy, in the real environment of a replay or inside a world."""
+    """Play whole episodes with a policy, in the real environment that it was made for or inside a world."""
 
     policy: str
     """File of the policy."""
     replay: str | None = None
-    """Folder of the replay whose environment is played."""
+    """Play in the environment of this replay."""
+    env: str | None = None
+    """Play in this environment, a Gymnasium id."""
     world: str | None = None
     """Play inside this world instead."""
     episodes: int = 50
+    """Episodes to play."""
     random_episodes: int = 0
     """Also play so many with random actions."""
     seed: int = 10_000
+    """Of the first episode; the others count up."""
 
     def run(self) -> None:
         from .data import Replay
         from .train import evaluate
 
-        if (self.replay is None) == (self.world is None):
-            raise ValueError("eval: give either --replay or --world")
-        where = Replay.open(self.replay).environment if self.replay else None
+        if sum(where is not None for where in (self.replay, self.env, self.world)) > 1:
+            raise ValueError("eval: give one of --replay, --env and --world")
+        where = Replay.open(self.replay).environment if self.replay else self.env
         if self.replay and where is None:
             raise ValueError(f"eval: {self.replay} does not say which environment it comes from")
         print(
@@ -183,6 +190,7 @@ class Play:
     fps: float | None = None
     """Frames a second; the environment's own by default."""
     seed: int | None = None
+    """Of the start and of chance; drawn by default."""
     policy: str | None = None
     """Let this policy play."""
 
@@ -213,6 +221,7 @@ class Export:
     mp4: str | None = None
     """File of a film of the episode."""
     episode: int = 0
+    """Which episode to film."""
 
     def run(self) -> None:
         from .data import Replay, save_mp4
@@ -243,6 +252,37 @@ class Bench:
         step_speed(self.backbone, self.size, self.lanes, self.seconds)
 
 
+@dataclass
+class Info:
+    """Say what is installed and what this machine can do."""
+
+    def run(self) -> None:
+        from importlib.util import find_spec
+
+        from . import machine
+        from .demo import machine_text
+        from .version import __version__
+
+        print(f"worldmodel {__version__} on {machine_text()}")
+        for name, about in machine.devices().items():
+            print(f"  device {name}: {about}")
+        for extra, module in EXTRAS.items():
+            print(f"  {module}: " + ("found" if find_spec(module) else f'missing: pip install "worldmodel[{extra}]"'))
+
+
+EXTRAS = {
+    "doom": "vizdoom",
+    "atari": "ale_py",
+    "classic": "pygame",
+    "minari": "minari",
+    "video": "av",
+    "plots": "matplotlib",
+    "tensorboard": "tensorboardX",
+    "sb3": "stable_baselines3",
+}
+"""Extra -> the module that it brings."""
+
+
 def _policy(path: str) -> Any:
     from .policy import Policy
 
@@ -267,6 +307,7 @@ VERBS = {
     "play": Play,
     "export": Export,
     "bench": Bench,
+    "info": Info,
     "demo": DemoCommand,
 }
 
@@ -281,8 +322,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("worldmodel: interrupted; what was done is kept", file=sys.stderr)
         return 130
-    except (ImportError, ValueError, OSError, KeyError, TypeError, MemoryError, RuntimeError) as error:
-        print(f"worldmodel: {error.args[0] if error.args else error}", file=sys.stderr)
+    except (ImportError, ValueError, OSError, LookupError, TypeError, MemoryError, RuntimeError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"worldmodel: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     return 0
 

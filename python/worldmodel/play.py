@@ -17,6 +17,7 @@ import numpy as np
 
 from .data import save_mp4
 from .envs import Imagined
+from .train.evaluate import check_acts_in
 from .world import World
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -47,12 +48,24 @@ def action_for(space: Any, keys: str, pressed: Callable[[str], bool]) -> Any:
     return np.array(down, space.dtype).reshape(space.shape)
 
 
-def play(world: World, keys: str | None = None, terminal: bool = False, record: str | None = None, steps: int = 1000,
-         fps: float | None = None, seed: int | None = None, policy: Any = None) -> int:
-    """Play until `steps`, Escape, 'q' in the terminal or Ctrl-C; returns the steps played.  record: an mp4 of
-    all frames.
+def play(
+    world: World,
+    keys: str | None = None,
+    terminal: bool = False,
+    record: str | None = None,
+    steps: int = 1000,
+    fps: float | None = None,
+    seed: int | None = None,
+    policy: Any = None,
+) -> int:
+    """Play until `steps`, Escape, 'q' in the terminal or Ctrl-C; returns the steps played.
+
+    record: an mp4 of all frames, written whatever ends the game.  Raises ValueError where keys cannot press
+    the actions, or the policy is another world's; ImportError naming the extra that is missing.
     """
     env = Imagined(world)
+    if policy:
+        check_acts_in(policy, env)
     keys = "" if policy else keys_of(env.action_space, keys)
     screen: Any = _Terminal() if terminal else _window(keys)
     film: list[np.ndarray] = []
@@ -61,10 +74,12 @@ def play(world: World, keys: str | None = None, terminal: bool = False, record: 
     try:
         frame, _ = env.reset(seed=seed)
         state, first, total = None, True, 0.0
-        while played < steps and not screen.closed:
+        while played < steps:
             began = time.monotonic()
             film.append(frame)
             screen.show(frame)
+            if screen.closed:
+                break
             if policy:
                 actions, state = policy(frame[None], np.array([first]), state)
                 action = actions[0]
@@ -94,20 +109,29 @@ def _window(keys: str) -> Any:
 
 
 class _Terminal:
-    """Half-block characters in 24-bit colour; keys are read without waiting, 'q' ends."""
+    """Half-block characters in 24-bit colour; keys are read without waiting, 'q' ends.
+
+    Where the input is no terminal (a file, a pipe) each frame takes one character of it, a blank for no key,
+    and its end ends the game.
+    """
 
     def __init__(self) -> None:
         self.closed, self._held, self._old = False, "", None
-        if sys.stdin.isatty():
+        self._interactive = sys.stdin.isatty()
+        if self._interactive:
             import termios
             import tty
 
             self._old = termios.tcgetattr(sys.stdin)
             tty.setcbreak(sys.stdin)
+        print("\x1b[2J", end="")
 
     def show(self, frame: np.ndarray) -> None:
         print("\x1b[H" + picture(frame), end="", flush=True)
-        while sys.stdin.isatty() and select.select([sys.stdin], [], [], 0)[0]:
+        if not self._interactive:
+            self._held = sys.stdin.read(1)
+            self.closed = self._held in ("", "q")
+        while self._interactive and select.select([sys.stdin], [], [], 0)[0]:
             self._held = sys.stdin.read(1)
             self.closed |= self._held == "q"
 

@@ -208,6 +208,16 @@ class World(nn.Module):
         self._start_frames, self._start_actions = frames, actions
 
 
+def check_fits(config: Any, replay: Replay) -> None:
+    """Raise ValueError unless a replay's frames and actions are those of a world's config."""
+    shape, space = tuple(replay.frame_shape), replay.action_space
+    if shape != tuple(config.frame_shape):
+        raise ValueError(f"the world has frames {tuple(config.frame_shape)}, {replay.path} has {shape}")
+    ours = space_from_json(config.action_space)
+    if space != ours:
+        raise ValueError(f"the world takes actions of {ours}, {replay.path} has {space}")
+
+
 def step_limit(replay: Replay) -> int | None:
     """Steps after which the real environment truncates: as it declares, else the length of the longest
     truncated episode.
@@ -233,10 +243,6 @@ def _config_of(path: str, metadata: dict[str, Any]) -> WorldConfig:
         found = sorted(set(config) - names) if isinstance(config, dict) else config
         raise ValueError(f"{path}: its config is damaged: {found!r}")
     shape = config.get("frame_shape")
-    if not (
-        isinstance(shape, list)
-        and len(shape) == 3
-        and all(isinstance(n, int) and 1 <= n <= 4096 for n in shape)
-    ):
+    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and 1 <= n <= 4096 for n in shape)):
         raise ValueError(f"{path}: frame_shape must be three lengths of 1 to 4096, got {shape!r}")
     return WorldConfig(**{**config, "frame_shape": tuple(shape)})

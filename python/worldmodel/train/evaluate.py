@@ -86,19 +86,15 @@ def evaluate(
         ValueError: the policy's frames or actions are not the environment's; fewer than 2 episodes.
     """
     if episodes < 2 or random_episodes == 1 or random_episodes < 0:
-        raise ValueError(
-            f"evaluate: episodes must be at least 2 for an interval, got {episodes} and {random_episodes}"
-        )
+        raise ValueError(f"evaluate: episodes must be at least 2 for an interval, got {episodes} and {random_episodes}")
     env = _environment(policy, env_id, world, how)
     try:
-        _check_fits(policy, env)
+        check_acts_in(policy, env)
         returns, lengths = play_episodes(policy, env, episodes, seed, longest=longest)
         baseline = None
         if random_episodes:
             random = RandomPolicy(env.action_space, seed=seed)
-            baseline = interval(
-                play_episodes(random, env, random_episodes, seed + episodes, longest=longest)[0]
-            )
+            baseline = interval(play_episodes(random, env, random_episodes, seed + episodes, longest=longest)[0])
     finally:
         env.close()
     return Evaluation(returns, lengths, interval(returns), baseline)
@@ -112,9 +108,7 @@ def _environment(policy: Any, env_id: Any, world: Any, how: dict[str, Any]) -> A
     known = getattr(policy, "environment", None)
     if env_id is None:
         if known is None:
-            raise ValueError(
-                "evaluate: say in which environment; the policy does not know where it comes from"
-            )
+            raise ValueError("evaluate: say in which environment; the policy does not know where it comes from")
         return environment(**{**known, **how})
     if isinstance(env_id, dict):
         return environment(**{**env_id, **how})
@@ -123,15 +117,10 @@ def _environment(policy: Any, env_id: Any, world: Any, how: dict[str, Any]) -> A
     return environment(env_id, **how)
 
 
-def _check_fits(policy: Any, env: Any) -> None:
+def check_acts_in(policy: Any, env: Any) -> None:
     """The policy's frames and actions are the environment's, as far as it declares them."""
     shape, table = getattr(policy, "frame_shape", None), getattr(policy, "table", None)
     if shape is not None and tuple(env.observation_space.shape) != tuple(shape):
-        raise ValueError(
-            f"evaluate: the policy sees frames {tuple(shape)}, "
-            f"the environment shows {env.observation_space.shape}"
-        )
+        raise ValueError(f"the policy sees frames {tuple(shape)}, the environment shows {env.observation_space.shape}")
     if table is not None and table.space != env.action_space:
-        raise ValueError(
-            f"evaluate: the policy acts in {table.space}, the environment takes {env.action_space}"
-        )
+        raise ValueError(f"the policy acts in {table.space}, the environment takes {env.action_space}")

@@ -26,7 +26,7 @@ from ..optim import AdamW
 from ..policy import Policy
 from ..sampling import Sampler, streams
 from ..tensor import Tape, Tensor
-from ..world import World
+from ..world import World, check_fits
 from .loop import Budget, Diverged, Run
 from .rare import RareSteps
 
@@ -124,9 +124,7 @@ class Imagination:
         parts = [self._windows(self.replay.sample(self.rng, 2 * common + 8, n), common)] if common else []
         if self.rare_count:
             parts.append(
-                self._windows(
-                    self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, 6)), self.rare_count
-                )
+                self._windows(self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, 6)), self.rare_count)
             )
         frames, led = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
         self.sampler.reset(frames, led, self.rng.integers(0, 2**63, self.lanes, np.uint64))
@@ -200,8 +198,9 @@ class PolicyLearner:
         self.folder = Run(s.run, dataclasses.asdict(s))
 
     def borrow(self) -> None:
-        """Begin with the eyes of the world's reward model, if they are of the same make: it has learned to notice
-        what pays.  A policy that has learned already keeps its own."""
+        """Begin with the eyes of the world's reward model, if they are of the same make: it has learned to
+        notice what pays.  A policy that has learned already keeps its own.
+        """
         outcome = getattr(self.world.dynamics, "outcome", None)
         if outcome is None or self.policy.critic.weight.numpy().any():
             return
@@ -209,10 +208,9 @@ class PolicyLearner:
         if all(k in mine and mine[k].shape == v.shape for k, v in eyes.items()):
             self.policy.encoder.load_state_dict(eyes)
 
-    def learn(
-        self, replay: Replay, steps: int | None = None, minutes: float | None = None
-    ) -> dict[str, float]:
+    def learn(self, replay: Replay, steps: int | None = None, minutes: float | None = None) -> dict[str, float]:
         """So many rounds, or minutes; returns the means of the last rounds' numbers."""
+        check_fits(self.world.config, replay)
         if self.rounds == 0:
             self.borrow()
         imagination = Imagination(
@@ -255,9 +253,7 @@ class PolicyLearner:
         spread = max(float(np.quantile(returns, 0.95) - np.quantile(returns, 0.05)), 1e-3)
         self.range = spread if self.rounds == 0 else 0.9 * self.range + 0.1 * spread
         advantages = returns - played.values[:-1]
-        alive = np.cumprod(
-            np.concatenate([np.ones((1, rewards.shape[1]), np.float32), played.continues[:-1]]), 0
-        )
+        alive = np.cumprod(np.concatenate([np.ones((1, rewards.shape[1]), np.float32), played.continues[:-1]]), 0)
         scaled = normalised(advantages, alive) if s.normalise == "advantage" else advantages / self.range
         numbers = self.update(played, returns, scaled, alive.astype(np.float32))
         self.rounds += 1
@@ -292,18 +288,14 @@ class PolicyLearner:
             for i in range(0, len(order) - size + 1, size):
                 rows = order[i : i + size]
                 batch = {k: np.ascontiguousarray(v[rows]) for k, v in flat.items()}
-                part = self.gradient(
-                    batch, None if numbers is None else np.ascontiguousarray(numbers[rows]), old[rows]
-                )
+                part = self.gradient(batch, None if numbers is None else np.ascontiguousarray(numbers[rows]), old[rows])
                 if self.optimiser.step().skipped:
                     raise Diverged("policy: the gradient is not finite")
                 for k, v in part.items():
                     totals[k].append(v)
         return {k: float(np.mean(v)) for k, v in totals.items()}
 
-    def gradient(
-        self, batch: dict[str, np.ndarray], numbers: np.ndarray | None, old: np.ndarray
-    ) -> dict[str, float]:
+    def gradient(self, batch: dict[str, np.ndarray], numbers: np.ndarray | None, old: np.ndarray) -> dict[str, float]:
         s, policy = self.s, self.policy
         weight, advantage = Tensor(batch["alive"]), Tensor(batch["advantages"].astype(np.float32))
         with Tape() as tape:
@@ -313,9 +305,7 @@ class PolicyLearner:
             bounded = ops.clamp(ratio, 1 - s.clip_ratio, 1 + s.clip_ratio)
             gain = ops.minimum(ops.mul(ratio, advantage), ops.mul(bounded, advantage))
             entropy = ops.mean(ops.mul(policy.actor.entropy(d), weight))
-            critic = ops.two_hot_loss(
-                value, Tensor(batch["returns"].astype(np.float32)), policy._bins, weight
-            )
+            critic = ops.two_hot_loss(value, Tensor(batch["returns"].astype(np.float32)), policy._bins, weight)
             loss = ops.sub(critic * s.value - ops.mean(ops.mul(gain, weight)), entropy * s.entropy)
         tape.backward(loss)
         return {
@@ -336,9 +326,7 @@ def imagination_order(round_: int, count: int, seed: int, turn: int) -> np.ndarr
     return np.random.default_rng([seed, round_, turn]).permutation(count)
 
 
-def _log_probs(
-    policy: Policy, flat: dict[str, np.ndarray], numbers: np.ndarray | None, size: int
-) -> np.ndarray:
+def _log_probs(policy: Policy, flat: dict[str, np.ndarray], numbers: np.ndarray | None, size: int) -> np.ndarray:
     out = []
     for i in range(0, len(flat["last"]), size):
         d, _ = policy.forward(Tensor(flat["frames"][i : i + size]), Tensor(flat["last"][i : i + size]))

@@ -22,7 +22,7 @@ from ..models.dynamics import Window
 from ..optim import AdamW
 from ..sampling import streams
 from ..tensor import Tape, Tensor
-from ..world import World
+from ..world import World, check_fits
 from .loop import Budget, Diverged, Run
 from .rare import RareSteps
 
@@ -77,9 +77,7 @@ class TrainWorld:
     """No progress bar."""
 
 
-def train_world(
-    world: World, replay: Replay, settings: TrainWorld | None = None, **fields: Any
-) -> dict[str, Any]:
+def train_world(world: World, replay: Replay, settings: TrainWorld | None = None, **fields: Any) -> dict[str, Any]:
     """Train a world in place; returns {'steps', 'seconds', 'psnr' (by step ahead), 'best_step', 'stopped'}.
 
     fields override settings.  Interrupted (Ctrl-C, SIGTERM), it saves and returns with 'stopped' true and the
@@ -134,6 +132,7 @@ class WorldLearner:
         """
         s = self.s
         self.stage = stage
+        check_fits(self.world.config, replay)
         self.train, self.test = (
             replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
         )
@@ -183,8 +182,7 @@ class WorldLearner:
             numbers[f"grad_norm_{name}"] = update.norm
             if update.skipped:
                 raise Diverged(
-                    f"step {self.step}: the gradient of {name} is not finite; "
-                    "the last good checkpoint is kept"
+                    f"step {self.step}: the gradient of {name} is not finite; the last good checkpoint is kept"
                 )
         self.step += 1
         return numbers
@@ -262,9 +260,7 @@ class WorldLearner:
         try:
             self._take(tensors, about)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{self.folder.state_path}: not the state of this world: {error.args[0]}"
-            ) from None
+            raise ValueError(f"{self.folder.state_path}: not the state of this world: {error.args[0]}") from None
         return about
 
     def _take(self, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
