@@ -127,9 +127,14 @@ static int node_backward(wm_node *n) {
     bool reached = false;
     for (int i = 0; i < n->n_out; i++) reached |= wm_grad_here(n->out[i]);
     if (!reached || !n->needs_grad) return 0;
-    for (int i = 0; i < n->n_in; i++)        /* what its backward needs was not kept */
-        if (n->in[i] && n->in[i]->needs_grad && !(n->wants >> i & 1))
+    bool wanted = false;                     /* needs_grad may have been switched since */
+    for (int i = 0; i < n->n_in; i++) {
+        bool wants = n->in[i] && n->in[i]->needs_grad;
+        if (wants && !(n->wants >> i & 1))   /* what its backward needs was not kept */
             return wm_fail_as(WM_RUNTIME, "backward: input %d of %s needed no gradient when it was recorded", i, n->op->name);
+        wanted |= wants;
+    }
+    if (!wanted) return 0;
     for (int i = 0; i < n->n_out; i++)
         if (wm_grad_ready(n->out[i]) < 0) return -1;
     for (int i = 0; i < n->n_in; i++)
