@@ -27,6 +27,7 @@ FLAGS = [
     "-Wno-missing-field-initializers",
     "-Wno-cast-function-type",
     "-Wno-psabi",
+    "-g0",  # Python was perhaps built with -g: that doubles the size and the time
 ]
 EXTRA = os.environ.get("WORLDMODEL_CFLAGS", "").split()
 if os.environ.get("WORLDMODEL_WERROR"):

@@ -64,7 +64,9 @@ def harvest() -> None:
         return call
 
     _core.ops.update({name: wrap(name, f) for name, f in list(_core.ops.items())})
-    pytest.main(["-q", str(Path(__file__).parents[1] / "ops"), "-p", "no:cacheprovider", "-k", "not avx2 and not baseline"])
+    pytest.main(
+        ["-q", str(Path(__file__).parents[1] / "ops"), "-p", "no:cacheprovider", "-k", "not avx2 and not baseline"]
+    )
     chosen = {name: random.Random(0).sample(c, min(KEPT, len(c))) for name, c in sorted(calls.items())}
     CALLS.write_text(json.dumps(chosen, indent=None, separators=(",", ":")).replace('],"', '],\n"') + "\n")
     print("no call of:", [name for name, c in chosen.items() if not c])
@@ -81,7 +83,9 @@ def tensor(draw, like, bent: bool):
         if how == "axis" and shape:
             shape[draw(st.integers(0, len(shape) - 1))] = draw(st.sampled_from(LENGTHS))
         elif how == "rank":
-            shape = draw(st.sampled_from([shape[1:], [*shape, 1], [1, *shape], [], [1] * 6, shape[:-1], [2, *shape]]))[:6]
+            shape = draw(st.sampled_from([shape[1:], [*shape, 1], [1, *shape], [], [1] * 6, shape[:-1], [2, *shape]]))[
+                :6
+            ]
         elif how == "dtype":
             dtype = draw(st.sampled_from(["float32", "uint8", "int32", "bfloat16"]))
         elif how == "order":
@@ -167,7 +171,9 @@ def drive(data, name: str, examples: list) -> None:
     tensors = [a for a in (*args, *kwargs.values(), *outs) if isinstance(a, Tensor)]
     for t in outs:
         assert all(n >= 0 for n in t.shape) and repr(t)
-    for step in data.draw(st.lists(st.sampled_from(["back", "flip", "replay", "plan", "write", "clear", "zero", "seed"]), max_size=4)):
+    for step in data.draw(
+        st.lists(st.sampled_from(["back", "flip", "replay", "plan", "write", "clear", "zero", "seed"]), max_size=4)
+    ):
         t = tensors[data.draw(st.integers(0, len(tensors) - 1))] if tensors else None
         if step == "flip" and t is not None:
             attempt(setattr, t, "needs_grad", not t.needs_grad)
@@ -197,7 +203,9 @@ def attack(name: str, calls: list, number: int) -> None:
 def fuzz(seconds: float, seed: int) -> None:
     corpus = json.loads(CALLS.read_text())
     names = sorted(_core.ops)
-    assert all(corpus.get(n) for n in names), f"no calls of {[n for n in names if not corpus.get(n)]}: run hostile.py harvest"
+    assert all(corpus.get(n) for n in names), (
+        f"no calls of {[n for n in names if not corpus.get(n)]}: run hostile.py harvest"
+    )
     _core.pool_limit(256 << 20)
     _core.pool_guard(True)
     end, turn, examples = time.monotonic() + seconds, 0, 0

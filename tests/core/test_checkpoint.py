@@ -26,11 +26,7 @@ def test_round_trip(tmp_path):
     tensors, metadata = checkpoint.read_tensors(path)
     assert metadata == META and tensors.keys() == TENSORS.keys()
     for name, a in TENSORS.items():
-        assert (
-            tensors[name].dtype == a.dtype
-            and np.array_equal(tensors[name], a)
-            and tensors[name].shape == a.shape
-        )
+        assert tensors[name].dtype == a.dtype and np.array_equal(tensors[name], a) and tensors[name].shape == a.shape
     checkpoint.write_tensors(path, {"t": TENSORS["a"].T})  # not contiguous
     assert np.array_equal(checkpoint.read_tensors(path)[0]["t"], TENSORS["a"].T)
     assert os.listdir(tmp_path) == [path.name]
@@ -56,14 +52,10 @@ HOSTILE = {
         {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}}, bytes(8)
     ),
     "offsets backwards": header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}, bytes(8)),
-    "offsets that overflow": header(
-        {"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 8]}}, bytes(8)
-    ),
+    "offsets that overflow": header({"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 8]}}, bytes(8)),
     "negative lengths": header({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}, bytes(8)),
     "an unknown type": header({"a": {"dtype": "F33", "shape": [2], "data_offsets": [0, 8]}}, bytes(8)),
-    "overlapping": header(
-        {n: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"}, bytes(8)
-    ),
+    "overlapping": header({n: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"}, bytes(8)),
     "a hole": header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),
     "more behind": header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(9)),
     "metadata that is no JSON": header({"__metadata__": {"config": "{"}}),

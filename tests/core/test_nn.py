@@ -79,9 +79,7 @@ def convolve(x, w, b, stride=1, up=1, padding=None):
     out = np.zeros((x.shape[0], OH, OW, w.shape[0]))
     for y in range(OH):
         for z in range(OW):
-            out[:, y, z] = np.einsum(
-                "bijc,oijc->bo", x[:, y * stride : y * stride + k, z * stride : z * stride + k], w
-            )
+            out[:, y, z] = np.einsum("bijc,oijc->bo", x[:, y * stride : y * stride + k, z * stride : z * stride + k], w)
     return out + b
 
 
@@ -100,9 +98,7 @@ def test_conv2d(how):
     layer, x = rough(nn.Conv2d(3, 5, **how)), normal(2, 8, 8, 3)
     w = wide(layer)
     padding = how.get("padding")
-    want = convolve(
-        x.astype(float), w["weight"], w["bias"], how.get("stride", 1), how.get("upsample", 1), padding
-    )
+    want = convolve(x.astype(float), w["weight"], w["bias"], how.get("stride", 1), how.get("upsample", 1), padding)
     close(layer(Tensor(x)).numpy(), ACTS[how.get("act", "none")](want), 2e-6, "Conv2d")
     learns(layer, Tensor(x))
 
@@ -183,9 +179,7 @@ def lstm(x, w, h, c, reset):
     for t in range(x.shape[1]):
         keep = 1 - reset[:, t, None].astype(float)
         h, c = h * keep, c * keep
-        i, f, g, o = np.split(
-            x[:, t] @ w["weight_ih"].T + w["bias_ih"] + h @ w["weight_hh"].T + w["bias_hh"], 4, -1
-        )
+        i, f, g, o = np.split(x[:, t] @ w["weight_ih"].T + w["bias_ih"] + h @ w["weight_hh"].T + w["bias_hh"], 4, -1)
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
         h = sigmoid(o) * np.tanh(c)
         out.append(h)
@@ -233,18 +227,14 @@ def test_adaln_starts_silent_and_is_the_formula():
     assert np.array_equal(layer(Tensor(x), Tensor(c), inner).numpy(), x)
     rough(layer)
     w, v = wide(layer), wide(inner)
-    shift, scale, gate = np.split(
-        (c.astype(float) @ w["modulation.weight"].T + w["modulation.bias"])[:, None], 3, -1
-    )
+    shift, scale, gate = np.split((c.astype(float) @ w["modulation.weight"].T + w["modulation.bias"])[:, None], 3, -1)
     h = norm_reference.normalise(x.astype(float), 1e-6) * (1 + scale) + shift
     want = x + gate * (h @ v["weight"].T + v["bias"])
     close(layer(Tensor(x), Tensor(c), inner).numpy(), want, 3e-6, "AdaLN")
     learns(layer, Tensor(x), Tensor(c), inner)
 
 
-@pytest.mark.parametrize(
-    "kv_heads, mask, turns", [(0, "full", True), (2, "causal", True), (1, "full", False)]
-)
+@pytest.mark.parametrize("kv_heads, mask, turns", [(0, "full", True), (2, "causal", True), (1, "full", False)])
 def test_attention(kv_heads, mask, turns):
     layer, x = rough(nn.Attention(24, 4, kv_heads, mask=mask)), normal(2, 5, 24)
     w, kv = wide(layer), kv_heads or 4
@@ -254,10 +244,7 @@ def test_attention(kv_heads, mask, turns):
     q, k, v = attention_reference.split(qkv, 4, kv)
     q = attention_reference.qk_norm_rotary(q, cos, sin, w["q_scale"], heads=4)
     k = attention_reference.qk_norm_rotary(k, cos, sin, w["k_scale"], heads=kv)
-    want = (
-        attention_reference.attention(q, k, v, heads=4, kv_heads=kv, mask=mask) @ w["out.weight"].T
-        + w["out.bias"]
-    )
+    want = attention_reference.attention(q, k, v, heads=4, kv_heads=kv, mask=mask) @ w["out.weight"].T + w["out.bias"]
     close(layer(Tensor(x), *table).numpy(), want, 5e-6, "Attention")
     learns(layer, Tensor(x), *table)
 
@@ -270,9 +257,7 @@ def test_attention_to_a_context():
     )
     w = wide(layer)
     k, v = np.split(context.astype(float) @ w["kv.weight"].T, 2, -1)
-    q = attention_reference.qk_norm_rotary(
-        x.astype(float) @ w["q.weight"].T, None, None, w["q_scale"], heads=2
-    )
+    q = attention_reference.qk_norm_rotary(x.astype(float) @ w["q.weight"].T, None, None, w["q_scale"], heads=2)
     k = attention_reference.qk_norm_rotary(k, None, None, w["k_scale"], heads=2)
     want = attention_reference.attention(q, k, v, heads=2) @ w["out.weight"].T + w["out.bias"]
     close(layer(Tensor(x), context=Tensor(context)).numpy(), want, 5e-6, "Attention")
@@ -364,9 +349,7 @@ def test_safetensors_round_trip_and_are_read_by_the_library(tmp_path):
     rough(m)
     m.save(path)
     state = load_file(path)
-    assert state.keys() == m.state_dict().keys() and all(
-        np.array_equal(a, state[n]) for n, a in m.state_dict().items()
-    )
+    assert state.keys() == m.state_dict().keys() and all(np.array_equal(a, state[n]) for n, a in m.state_dict().items())
     other = Model()
     other.load(path)
     assert all(np.array_equal(a, state[n]) for n, a in other.state_dict().items())

@@ -50,9 +50,7 @@ def test_it_learns_and_the_average_follows():
         opt.step()
     raw = layer.weight.numpy().copy()
     with opt.averaged():
-        assert not np.array_equal(layer.weight.numpy(), raw) and np.allclose(
-            layer.weight.numpy(), raw, atol=0.2
-        )
+        assert not np.array_equal(layer.weight.numpy(), raw) and np.allclose(layer.weight.numpy(), raw, atol=0.2)
     assert np.array_equal(layer.weight.numpy(), raw)
     assert gradient(layer, x) < 0.1 * first
 
@@ -94,9 +92,7 @@ def test_schedules():
     for _ in range(112):
         rates.append(opt.learning_rate())
         opt.step()
-    assert (
-        rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
-    )
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
     assert rates[60] == pytest.approx(0.1 + 0.9 * 0.5, rel=0.05) and all(
         a >= b for a, b in zip(rates[10:], rates[11:], strict=False)
     )

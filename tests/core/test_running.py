@@ -12,7 +12,6 @@ import pytest
 from worldmodel import Tape, Tensor, _core, ops
 
 LONG = """
-import sys
 import numpy as np
 from worldmodel import Tape, Tensor, ops
 
@@ -25,45 +24,51 @@ def record(n):
         y = ops.mean(y)
     return tape, y
 
+def gradient():
+    tape, y = record(3)
+    tape.backward(y)
+    first = x.grad.copy()
+    x.zero_grad()
+    tape.replay()
+    tape.backward(y)
+    assert np.array_equal(first, x.grad)
+    x.zero_grad()
+    return first
+
+want = gradient()
 tape, y = record(3000)
-what = {"replay": tape.replay, "backward": lambda: tape.backward(y)}
-plan = tape.plan(y) if sys.argv[1] == "plan" else None
-what["plan"] = plan and plan.run
-print("ready", flush=True)
-try:
-    while True:
-        what[sys.argv[1]]()
-        x.zero_grad()
-except KeyboardInterrupt:
-    print("stopped", flush=True)
-x.zero_grad()
-tape, y = record(3)
-tape.backward(y)
-first = x.grad.copy()
-x.zero_grad()
-tape.replay()
-tape.backward(y)
-assert np.array_equal(first, x.grad) and np.isfinite(first).all()
-print("usable", flush=True)
+plan = tape.plan(y)
+for walk in (tape.replay, lambda: tape.backward(y), plan.run):
+    print("ready", flush=True)
+    try:
+        while True:
+            walk()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    x.zero_grad()
+    assert np.array_equal(want, gradient())
+    print("usable", flush=True)
 """
 
 
-@pytest.mark.parametrize("walk", ["replay", "backward", "plan"])
-def test_ctrl_c_stops_a_long_walk_within_a_second(walk):
-    child = subprocess.Popen([sys.executable, "-c", LONG, walk], stdout=subprocess.PIPE, text=True)
+def test_ctrl_c_stops_long_walks_within_a_second():
+    """A replay, a backward and a plan of about a second each; what comes after has the same bits."""
+    child = subprocess.Popen([sys.executable, "-c", LONG], stdout=subprocess.PIPE, text=True)
+    waited = []
     try:
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(0.3)
-        child.send_signal(signal.SIGINT)
-        sent = time.monotonic()
-        assert child.stdout.readline() == "stopped\n"
-        waited = time.monotonic() - sent
-        assert child.stdout.readline() == "usable\n"
+        for _ in range(3):
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(0.3)
+            child.send_signal(signal.SIGINT)
+            sent = time.monotonic()
+            assert child.stdout.readline() == "stopped\n"
+            waited.append(time.monotonic() - sent)
+            assert child.stdout.readline() == "usable\n"
         assert child.wait(60) == 0
     finally:
         child.kill()
         child.wait()
-    assert waited < 1, f"{waited:.2f} s"
+    assert max(waited) < 1, waited
 
 
 def test_an_interrupted_backward_leaves_nothing_on_its_way():
@@ -132,20 +137,20 @@ def test_a_walk_holds_its_tape_against_other_threads():
     refused = []
 
     def meddle():
-        for call in (tape.clear, tape.replay, tape.__enter__, lambda: tape.ops, lambda: tape.plan(y)):
+        for call in (tape.clear, tape.replay, lambda: tape.ops, lambda: tape.plan(y)):
             try:
                 call()
             except RuntimeError as error:
                 refused.append(str(error))
 
-    for _ in range(20):     # until the other thread came in time
+    for _ in range(20):  # until the other thread came in time
         started = threading.Thread(target=meddle)
         started.start()
         tape.replay()
         started.join()
         if refused:
             break
-        if len(tape) == 0:      # it came too early and cleared the tape
+        if len(tape) == 0:  # it came too early and cleared the tape
             with tape:
                 y = x
                 for _ in range(3000):
@@ -198,7 +203,7 @@ def test_a_forked_child_computes_the_same_bits():
     keep = _core.threads()
     _core.set_threads(4)
     try:
-        want = ops.linear(a, w).numpy().copy()     # the team of threads is there now
+        want = ops.linear(a, w).numpy().copy()  # the team of threads is there now
 
         def work():
             assert _core.threads() == 1

@@ -28,9 +28,7 @@ def test_every_op_has_a_signature_and_a_docstring():
 
 def test_the_core_stub_names_everything():
     path = Path(worldmodel.__file__).with_name("_core.pyi")
-    names = {
-        n.name for n in ast.parse(path.read_text()).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))
-    }
+    names = {n.name for n in ast.parse(path.read_text()).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
     names |= {
         t.id
         for n in ast.parse(path.read_text()).body
