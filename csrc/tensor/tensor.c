@@ -122,11 +122,11 @@ void wm_drop(wm_tensor *t) {
 
 /* ---- gradients -------------------------------------------------------------------------------- */
 
-int wm_grad_ready(wm_tensor *t) {
-    if (!t || !t->needs_grad) return 0;
+/* A view's own flag decides: its base may have been told since that it needs none. */
+static int grad_of(wm_tensor *t) {
     if (t->base) {
-        if (wm_grad_ready(t->base) < 0) return -1;
-        t->grad = t->base->grad ? t->base->grad + t->offset : NULL;
+        if (grad_of(t->base) < 0) return -1;
+        t->grad = t->base->grad + t->offset;
     } else if (!t->grad) {
         size_t bytes = (size_t)t->size * sizeof(float);
         if (!(t->grad_memory = wm_memory_new(bytes))) return -1;
@@ -134,6 +134,8 @@ int wm_grad_ready(wm_tensor *t) {
     }
     return 0;
 }
+
+int wm_grad_ready(wm_tensor *t) { return t && t->needs_grad ? grad_of(t) : 0; }
 
 float *wm_grad(wm_tensor *t) { return t && t->needs_grad ? t->grad : NULL; }
 

@@ -164,3 +164,14 @@ def test_parameters_that_sleep_in_a_checkpoint_do_not_move():
     except ValueError:
         pass  # asleep, or a result that still held its numbers: both are fine
     tape.backward(y, Tensor(np.ones(4, np.float32)))
+
+
+def test_a_view_whose_base_was_told_that_it_needs_no_gradient():
+    x = Tensor(np.ones((2, 3), np.float32), needs_grad=True)
+    with Tape() as tape:
+        y = ops.reshape(x, (6,))
+        z = ops.sum(ops.square(y))
+    x.needs_grad = False
+    tape.backward(z)
+    tape.backward(y, Tensor(np.ones(6, np.float32)))
+    assert x.grad is None and y.needs_grad
