@@ -24,7 +24,9 @@ def test_it_runs(path, tmp_path):
     where = {**os.environ, "MPLBACKEND": "agg"}
     if "PYTHONPATH" in where:
         where["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in where["PYTHONPATH"].split(os.pathsep))
-    done = subprocess.run([sys.executable, "-"], input=code, text=True, capture_output=True, cwd=tmp_path, env=where, timeout=900)
+    done = subprocess.run(
+        [sys.executable, "-"], input=code, text=True, capture_output=True, cwd=tmp_path, env=where, timeout=900
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
