@@ -1,4 +1,6 @@
-"""The functions of cpu/vec.h in every table: errors against float64 in units in the last place, and the corners."""
+"""The functions of cpu/vec.h in every table: errors against float64 in units in the last place, and the
+corners.
+"""
 
 import ctypes as c
 import math
@@ -22,9 +24,17 @@ ULP = {
 }
 EXACT = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "erf": np.vectorize(math.erf)}
 RANGES = {
-    "exp": (-87, 88), "expm1": (-20, 88), "log": None, "log1p": (-0.99, 1e4), "tanh": (-12, 12), "sigmoid": (-80, 80), "erf": (-5, 5),
-    "sin": (-200, 200), "cos": (-200, 200), "sqrt": None,
-}  # fmt: skip
+    "exp": (-87, 88),
+    "expm1": (-20, 88),
+    "log": None,
+    "log1p": (-0.99, 1e4),
+    "tanh": (-12, 12),
+    "sigmoid": (-80, 80),
+    "erf": (-5, 5),
+    "sin": (-200, 200),
+    "cos": (-200, 200),
+    "sqrt": None,
+}
 
 
 def kernel(table, name):
@@ -59,9 +69,9 @@ def test_errors_in_units_of_the_last_place(kernels, name):
     want = EXACT.get(name, getattr(np, name, None))(x.astype(np.float64))
     got = kernel(kernels, name)(x).astype(np.float64)
     # near the zeros of sin and cos an error is measured against numbers of size 2^-10 of the largest
-    unit = np.spacing(np.maximum(np.abs(want), 2.0**-10 if name in ("sin", "cos") else 0).astype(np.float32)).astype(
-        np.float64
-    )
+    unit = np.spacing(
+        np.maximum(np.abs(want), 2.0**-10 if name in ("sin", "cos") else 0).astype(np.float32)
+    ).astype(np.float64)
     error = np.abs(got - want) / unit
     worst = error.argmax()
     assert error[worst] <= ULP[name], f"{name}({x[worst]!r}) is off by {error[worst]:.2f} ulp"
@@ -78,13 +88,41 @@ def test_corners(kernels, lane):
 
     inf, nan = math.inf, math.nan
     for name, value, want in [
-        ("exp", inf, inf), ("exp", -inf, 0), ("exp", 0, 1), ("exp", 100, inf), ("exp", -120, 0), ("log", 0, -inf), ("log", inf, inf), ("log", 1, 0),
-        ("log", -1, nan), ("tanh", inf, 1), ("tanh", -inf, -1), ("tanh", 50, 1), ("tanh", 0, 0), ("sigmoid", inf, 1), ("sigmoid", -inf, 0),
-        ("erf", inf, 1), ("erf", -inf, -1), ("erf", 0, 0), ("sin", 0, 0), ("cos", 0, 1), ("sin", inf, nan), ("cos", -inf, nan), ("sqrt", inf, inf),
-        ("sqrt", -1, nan), ("expm1", -inf, -1), ("expm1", inf, inf), ("log1p", -1, -inf), ("log1p", inf, inf), ("softplus", inf, inf), ("softplus", -inf, 0),
-    ]:  # fmt: skip
+        ("exp", inf, inf),
+        ("exp", -inf, 0),
+        ("exp", 0, 1),
+        ("exp", 100, inf),
+        ("exp", -120, 0),
+        ("log", 0, -inf),
+        ("log", inf, inf),
+        ("log", 1, 0),
+        ("log", -1, nan),
+        ("tanh", inf, 1),
+        ("tanh", -inf, -1),
+        ("tanh", 50, 1),
+        ("tanh", 0, 0),
+        ("sigmoid", inf, 1),
+        ("sigmoid", -inf, 0),
+        ("erf", inf, 1),
+        ("erf", -inf, -1),
+        ("erf", 0, 0),
+        ("sin", 0, 0),
+        ("cos", 0, 1),
+        ("sin", inf, nan),
+        ("cos", -inf, nan),
+        ("sqrt", inf, inf),
+        ("sqrt", -1, nan),
+        ("expm1", -inf, -1),
+        ("expm1", inf, inf),
+        ("log1p", -1, -inf),
+        ("log1p", inf, inf),
+        ("softplus", inf, inf),
+        ("softplus", -inf, 0),
+    ]:
         got = at(name, value)
-        assert got == want or (math.isnan(want) and math.isnan(got)), f"{name}({value}) is {got}, wanted {want}"
+        assert got == want or (math.isnan(want) and math.isnan(got)), (
+            f"{name}({value}) is {got}, wanted {want}"
+        )
     for name in (
         "exp",
         "log",
