@@ -1,5 +1,4 @@
-"""What is promised of the package: size, time to import, the choice of kernels, a C build without warnings.
-"""
+"""What is promised of the package: size, time to import, the choice of kernels, a C build without warnings."""
 
 import os
 import subprocess
@@ -15,18 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        cwd=ROOT,
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, cwd=ROOT
     )
 
 
 def test_the_wheel_is_below_five_megabytes():
-    """A wheel is a zip file: the engine compressed as zip does, and the Python around it.  .ci/run builds a
-    real one.
-    """
+    """A wheel is a zip file: the engine compressed as zip does, and the Python around it."""
     if "-fsanitize" in os.environ.get("WORLDMODEL_CFLAGS", "") or "asan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("the sanitizers make the engine larger")
     folder = Path(_core.__file__).parent
@@ -36,33 +29,29 @@ def test_the_wheel_is_below_five_megabytes():
 
 def test_importing_costs_next_to_nothing():
     """Processor time, the best of five, so that a busy machine does not matter."""
-    code = (
-        "import time; a = time.process_time(); "
-        "import worldmodel; "
-        "print(time.process_time() - a, 'numpy' in __import__('sys').modules)"
-    )
+    code = """
+import sys, time
+begun = time.process_time()
+import worldmodel
+print(time.process_time() - begun, "numpy" in sys.modules)"""
     runs = [python(code).stdout.split() for _ in range(5)]
     assert min(float(seconds) for seconds, _ in runs) < 0.15
     assert runs[0][1] == "False", "import worldmodel loads NumPy before anything is used"
 
 
 def test_using_the_engine_costs_little_more_than_numpy():
-    code = (
-        "import numpy, time; a = time.process_time(); "
-        "import worldmodel; "
-        "worldmodel.Tensor; "
-        "worldmodel.ops; "
-        "print(time.process_time() - a)"
-    )
+    code = """
+import time, numpy
+begun = time.process_time()
+import worldmodel
+worldmodel.Tensor, worldmodel.ops
+print(time.process_time() - begun)"""
     assert min(float(python(code).stdout) for _ in range(5)) < 0.15
 
 
 @pytest.mark.parametrize("name", _core.kernel_tables())
 def test_the_environment_chooses_the_kernels(name):
-    assert (
-        python("import worldmodel; print(worldmodel.kernels())", WORLDMODEL_KERNELS=name).stdout
-        == name + "\n"
-    )
+    assert python("import worldmodel; print(worldmodel.kernels())", WORLDMODEL_KERNELS=name).stdout == name + "\n"
 
 
 @pytest.mark.parametrize("name", ["avx1024", "AVX2", " avx2"])
@@ -70,11 +59,7 @@ def test_a_wrong_choice_of_kernels_is_a_clear_error(name):
     done = python("from worldmodel import ops", WORLDMODEL_KERNELS=name)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert (
-        last.startswith("ValueError: WORLDMODEL_KERNELS: no kernels named")
-        and name in last
-        and "baseline" in last
-    )
+    assert last.startswith("ValueError: WORLDMODEL_KERNELS: no kernels named") and name in last and "baseline" in last
 
 
 def test_an_empty_choice_of_kernels_is_none():

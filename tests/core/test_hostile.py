@@ -15,12 +15,8 @@ SECONDS = float(os.environ.get("WORLDMODEL_FUZZ", "30"))
 
 def test_hypothesis_finds_only_exceptions():
     script = Path(__file__).with_name("hostile.py")
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", str(script), str(SECONDS)],
-        capture_output=True,
-        text=True,
-        timeout=600 + 10 * SECONDS,
-    )
+    command = [sys.executable, "-X", "faulthandler", str(script), str(SECONDS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600 + 10 * SECONDS)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-6000:]
     assert "survived" in done.stdout
 
@@ -42,9 +38,7 @@ class Speaks:
         return self.answer
 
 
-@pytest.mark.parametrize(
-    "answer", [None, 1, "x", object(), RuntimeError("no"), np.zeros(3), [1, 2]], ids=repr
-)
+@pytest.mark.parametrize("answer", [None, 1, "x", object(), RuntimeError("no"), np.zeros(3), [1, 2]], ids=repr)
 def test_sources_that_lie(answer):
     with pytest.raises(Exception):  # noqa: B017
         from_dlpack(Speaks(answer))

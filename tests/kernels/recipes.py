@@ -169,9 +169,7 @@ def buffer(t: Table, kernel: str, word: tuple, text: str, sizes: dict[str, int])
     if not const:
         if (kernel, name) in SCRATCH:
             return t.scratch(n)
-        return t.out(
-            n, dtype={"int32_t": np.int32, "uint8_t": np.uint8, "double": np.float64}.get(kind, np.float32)
-        )
+        return t.out(n, dtype={"int32_t": np.int32, "uint8_t": np.uint8, "double": np.float64}.get(kind, np.float32))
     if mark == "<":
         return t.below(sizes.get(rest) or int(rest), n, dtype=np.uint8 if kind == "uint8_t" else np.int32)
     return t.levels(n) if mark == "%" else t.numbers(n, positive=mark == "+")
@@ -297,9 +295,7 @@ def norm(t: Table, s: dict[str, int]) -> None:
         t.norm_forward(t.out(R, C), mean, rstd, x, m, rms, 1e-5, R, C)
         mean, rstd = t.numbers(R), t.numbers(R, positive=True)
         room = t.scratch(2 * C * (G * ((rows + 63) // 64)))
-        t.norm_backward(
-            t.out(R, C), t.out(G, C), t.out(G, C), t.numbers(R, C), x, mean, rstd, m, rms, room, R, C
-        )
+        t.norm_backward(t.out(R, C), t.out(G, C), t.out(G, C), t.numbers(R, C), x, mean, rstd, m, rms, room, R, C)
         t.gate_forward(t.out(R, C), t.numbers(R, C), x, m, R, C)
         t.gate_backward(t.out(R, C), t.out(R, C), t.out(G, C), t.numbers(R, C), x, m, room, R, C)
 
@@ -414,9 +410,7 @@ def scan(t: Table, s: dict[str, int]) -> None:
             *(t.out(B, H) for _ in states),
         ]
         douts = [t.numbers(B, T, H), *(t.numbers(B, H) for _ in lasts)]
-        getattr(t, name + "_backward")(
-            *grads, rooms, *douts, kept, *extra, out, w, h0, *states, reset, B, T, H
-        )
+        getattr(t, name + "_backward")(*grads, rooms, *douts, kept, *extra, out, w, h0, *states, reset, B, T, H)
 
 
 def convolution(B, H, W, C, O, k, stride=1, up=1, padding=None) -> Conv:
@@ -435,9 +429,7 @@ def conv(t: Table, s: dict[str, int]) -> None:
         shape = (B, v.OH, v.OW, O)
         bias, residual, before = t.numbers(O), t.numbers(*shape), t.out(*shape)
         end = ConvEnd(bias.ctypes.data, residual.ctypes.data, before.ctypes.data, 1, False)
-        t.conv_direct(
-            t.out(*shape), x, packed, end, t.scratch(workers * t.conv_direct_scratch(v)), workers, v
-        )
+        t.conv_direct(t.out(*shape), x, packed, end, t.scratch(workers * t.conv_direct_scratch(v)), workers, v)
         dout = t.numbers(*shape)
         t.conv_weight(t.out(O, k, k, C), dout, x, t.scratch(workers * t.conv_weight_scratch(v)), workers, v)
         t.conv_bias(t.out(O), dout, t.scratch((dout.size // O // 256 + 1) * O), dout.size // O, O)
@@ -454,9 +446,7 @@ def winograd(t: Table, s: dict[str, int]) -> None:
     packed, back = t.scratch(36 * C * O), t.scratch(36 * ((C + 15) // 16 * 16) * O)
     t.winograd_pack(packed, w, 0, O, 9 * C)
     end = ConvEnd(None, None, None, 0, False)
-    t.winograd_forward(
-        t.out(B, H, W, O), x, packed, end, t.scratch(workers * t.winograd_scratch(v)), workers, v
-    )
+    t.winograd_forward(t.out(B, H, W, O), x, packed, end, t.scratch(workers * t.winograd_scratch(v)), workers, v)
     t.winograd_pack_backward(back, w, 0, O, C)
     u = convolution(B, H, W, O, C, 3)
     t.winograd_forward(
@@ -480,9 +470,7 @@ def attention(t: Table, s: dict[str, int]) -> None:
         (3, Nq, 1, 0),
         (0, s["M"], 1, outer),
     ):
-        a = Attention(
-            outer, inner, Nq, Nk, H, G, D, H * D, D, D, mask, 3, 1, lengths, 0, 0, 0, False, D**-0.5
-        )
+        a = Attention(outer, inner, Nq, Nk, H, G, D, H * D, D, D, mask, 3, 1, lengths, 0, 0, 0, False, D**-0.5)
         q, k, v = (
             t.numbers(outer, Nq, inner, H * D),
             t.numbers(outer, Nk, inner, D),
@@ -495,9 +483,7 @@ def attention(t: Table, s: dict[str, int]) -> None:
             t.out(*q.shape), t.out(*k.shape), t.out(*v.shape), t.numbers(*q.shape), out, lse, q, k, v, keys, a
         )
     ring, sinks, n = s["L"], 1, s["F"]
-    a = Attention(
-        outer, n, 1, sinks + ring, H, G, D, H * D, D, D, 0, 0, 1, 0, sinks, ring, D // 2, False, D**-0.5
-    )
+    a = Attention(outer, n, 1, sinks + ring, H, G, D, H * D, D, D, 0, 0, 1, 0, sinks, ring, D // 2, False, D**-0.5)
     caches = [t.numbers(outer, sinks + ring, n, D) for _ in "kv"]
     tables = [t.numbers(sinks + ring, D // 2) for _ in "cs"]
     for cos, sin in ((None, None), tables):
@@ -536,9 +522,7 @@ def images(t: Table, s: dict[str, int]) -> None:
     B, H, W, C, I, J = (s[k] for k in "BHWCIJ")
     for mode in (0, 1):
         x = t.below(256, B, H, W, C, dtype=np.uint8)
-        t.resize_bytes(
-            t.out(B, I, J, C, dtype=np.uint8), t.scratch(B * I * (W + J) * C), x, mode, B, H, W, C, I, J
-        )
+        t.resize_bytes(t.out(B, I, J, C, dtype=np.uint8), t.scratch(B * I * (W + J) * C), x, mode, B, H, W, C, I, J)
 
 
 def optimiser(t: Table, s: dict[str, int]) -> None:
@@ -546,16 +530,12 @@ def optimiser(t: Table, s: dict[str, int]) -> None:
     g = t.numbers(n)
     norm = t.gradient_norm(t.scratch(2 * (n // 2**14 + 1)).view(np.float64), g, n)
     t.results.append(np.array([norm]))
-    p, d, m, v, e = (
-        t.started(a) for a in (t.numbers(n), g, t.numbers(n), t.numbers(n, positive=True), t.numbers(n))
-    )
+    p, d, m, v, e = (t.started(a) for a in (t.numbers(n), g, t.numbers(n), t.numbers(n, positive=True), t.numbers(n)))
     follow = (c.c_float * 4)(0.25)
     a = AdamwNumbers(0.01, 1.5, 0.1, 0.99, 0.01, 1e-6, 0.9, 0.5, follow, 1)
     shadows = t.given(np.array([e.ctypes.data], np.uint64))
     cuts = [n] if n < 3 else [n // 3, n]
-    t.adamw_step(
-        p, d, m, v, shadows, a, longs(t, cuts), t.given(np.array([1, 0][: len(cuts)], np.uint8)), len(cuts), n
-    )
+    t.adamw_step(p, d, m, v, shadows, a, longs(t, cuts), t.given(np.array([1, 0][: len(cuts)], np.uint8)), len(cuts), n)
 
 
 SPECIAL = [

@@ -1,6 +1,4 @@
-"""The functions of cpu/vec.h in every table: errors against float64 in units in the last place, and the
-corners.
-"""
+"""The functions of cpu/vec.h in every table: errors against float64 in units in the last place, and the corners."""
 
 import ctypes as c
 import math
@@ -34,6 +32,23 @@ RANGES = {
     "sin": (-200, 200),
     "cos": (-200, 200),
     "sqrt": None,
+}
+INF, NAN = math.inf, math.nan
+CORNERS = {
+    "exp": {INF: INF, -INF: 0, 0: 1, 100: INF, -120: 0},
+    "log": {0: -INF, INF: INF, 1: 0, -1: NAN},
+    "tanh": {INF: 1, -INF: -1, 50: 1, 0: 0},
+    "sigmoid": {INF: 1, -INF: 0},
+    "erf": {INF: 1, -INF: -1, 0: 0},
+    "sin": {0: 0, INF: NAN},
+    "cos": {0: 1, -INF: NAN},
+    "sqrt": {INF: INF, -1: NAN},
+    "expm1": {-INF: -1, INF: INF},
+    "log1p": {-1: -INF, INF: INF},
+    "softplus": {INF: INF, -INF: 0},
+    "silu": {},
+    "gelu_tanh": {},
+    "gelu_erf": {},
 }
 
 
@@ -69,9 +84,9 @@ def test_errors_in_units_of_the_last_place(kernels, name):
     want = EXACT.get(name, getattr(np, name, None))(x.astype(np.float64))
     got = kernel(kernels, name)(x).astype(np.float64)
     # near the zeros of sin and cos an error is measured against numbers of size 2^-10 of the largest
-    unit = np.spacing(
-        np.maximum(np.abs(want), 2.0**-10 if name in ("sin", "cos") else 0).astype(np.float32)
-    ).astype(np.float64)
+    unit = np.spacing(np.maximum(np.abs(want), 2.0**-10 if name in ("sin", "cos") else 0).astype(np.float32)).astype(
+        np.float64
+    )
     error = np.abs(got - want) / unit
     worst = error.argmax()
     assert error[worst] <= ULP[name], f"{name}({x[worst]!r}) is off by {error[worst]:.2f} ulp"
@@ -86,60 +101,11 @@ def test_corners(kernels, lane):
         x[lane] = value
         return float(kernel(kernels, name)(x)[lane])
 
-    inf, nan = math.inf, math.nan
-    for name, value, want in [
-        ("exp", inf, inf),
-        ("exp", -inf, 0),
-        ("exp", 0, 1),
-        ("exp", 100, inf),
-        ("exp", -120, 0),
-        ("log", 0, -inf),
-        ("log", inf, inf),
-        ("log", 1, 0),
-        ("log", -1, nan),
-        ("tanh", inf, 1),
-        ("tanh", -inf, -1),
-        ("tanh", 50, 1),
-        ("tanh", 0, 0),
-        ("sigmoid", inf, 1),
-        ("sigmoid", -inf, 0),
-        ("erf", inf, 1),
-        ("erf", -inf, -1),
-        ("erf", 0, 0),
-        ("sin", 0, 0),
-        ("cos", 0, 1),
-        ("sin", inf, nan),
-        ("cos", -inf, nan),
-        ("sqrt", inf, inf),
-        ("sqrt", -1, nan),
-        ("expm1", -inf, -1),
-        ("expm1", inf, inf),
-        ("log1p", -1, -inf),
-        ("log1p", inf, inf),
-        ("softplus", inf, inf),
-        ("softplus", -inf, 0),
-    ]:
-        got = at(name, value)
-        assert got == want or (math.isnan(want) and math.isnan(got)), (
-            f"{name}({value}) is {got}, wanted {want}"
-        )
-    for name in (
-        "exp",
-        "log",
-        "tanh",
-        "sigmoid",
-        "erf",
-        "sin",
-        "cos",
-        "sqrt",
-        "expm1",
-        "log1p",
-        "softplus",
-        "silu",
-        "gelu_tanh",
-        "gelu_erf",
-    ):
-        assert math.isnan(at(name, nan)), name
+    for name, values in CORNERS.items():
+        for value, want in values.items():
+            got = at(name, value)
+            assert got == want or (math.isnan(want) and math.isnan(got)), f"{name}({value}) is {got}, wanted {want}"
+        assert math.isnan(at(name, NAN)), name
 
 
 def test_large_angles_go_to_the_c_library(kernels):
