@@ -178,11 +178,7 @@ class DiTSampler(Sampler):
         frames, actions = with_context(frames, actions, self.model.context)
         at = 0
         while at < len(rows):
-            k = (
-                len(rows)
-                if at == 0 and len(rows) == self.n
-                else min(8 if len(rows) - at >= 8 else 1, len(rows) - at)
-            )
+            k = next(k for k in (16, 4, 1) if k <= len(rows) - at)  # few shapes, so few plans
             if k not in self._prefills:
                 self._prefills[k] = Prefill(self, k)
             self._prefills[k].run(rows[at : at + k], frames[at : at + k], actions[at : at + k])
