@@ -21,7 +21,7 @@ import measure
 FAMILIES = ["linear", "attention", "conv", "norm", "diffuse", "optimise", "overhead"]
 
 
-def one_count(args: argparse.Namespace, threads: int) -> None:
+def one_count(args: argparse.Namespace, threads: int, families: list[str]) -> None:
     """All works at one number of threads, in this process."""
     from worldmodel import _core
 
@@ -30,7 +30,7 @@ def one_count(args: argparse.Namespace, threads: int) -> None:
     print(f"kernels {_core.kernels()}, {threads} threads, limits: "
           + ", ".join(f"{k} {v:.0f} {'GFLOP/s' if k == 'fma' else 'GB/s'}" for k, v in limits.items()))
     table = measure.Table(threads, limits, *((0.01, 5) if args.quick else (0.03, 21)))
-    for family in FAMILIES:
+    for family in families:
         for work in import_module(f"works.{family}").works(threads, args.quick):
             if re.search(args.only, work.name):
                 table.run(work)
@@ -38,9 +38,9 @@ def one_count(args: argparse.Namespace, threads: int) -> None:
         measure.save(args.json, table.rows, limits)
 
 
-def main() -> None:
+def main(families: list[str] = FAMILIES, about: str | None = __doc__, program: str = __file__) -> None:
     plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser = argparse.ArgumentParser(description=about, formatter_class=plain)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", default="", help="regular expression on the names of the works")
     isas = ["avx512", "avx2", "baseline"]
@@ -51,13 +51,13 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.threads) == 1:
         measure.start_clean(args.isa, args.threads[0])
-        return one_count(args, args.threads[0])
+        return one_count(args, args.threads[0], families)
     rows, limits = [], {}
     print(measure.machine())
     for threads in args.threads:
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "rows.json"
-            command = [sys.executable, __file__, "--threads", str(threads), "--only", args.only]
+            command = [sys.executable, program, "--threads", str(threads), "--only", args.only]
             command += ["--json", str(part)]
             command += (["--quick"] if args.quick else []) + (["--isa", args.isa] if args.isa else [])
             subprocess.run(command, check=True, env=os.environ)

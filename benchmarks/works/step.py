@@ -1,0 +1,123 @@
+"""step: one cached pass of a DiT, and whole steps of imagined environments, against the same weights in
+PyTorch.
+
+PyTorch's side keeps keys and values too (rotated once, new ones joined to them) and runs eager or through
+torch.compile.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from measure import Work
+from works.linear import torch_module
+from worldmodel import _core
+from worldmodel.models.dit import DiT
+from worldmodel.tensor import Tape, Tensor
+
+PASSES = [
+    ("d384 L8, 64 tokens", 384, 8, 2.0),
+    ("d256 L8, 64 tokens", 256, 8, 2.0),
+    ("d384 L8, 256 tokens", 384, 4, 1.4),
+]
+"""(name, width, patch, goal against torch.compile); 64x64 frames"""
+
+STEPS = [(1, 4, 2.5), (1, 2, None), (1, 1, None), (32, 4, 2.0)]
+"""(batch, denoising steps, goal); times are per frame"""
+
+SHAPE, FEATURES = (64, 64, 3), 4
+
+
+def awake(model: DiT, seed: int = 0) -> DiT:
+    """Random gates, or the residual branches would add zeros."""
+    rng = np.random.default_rng(seed)
+    for _, t in model.named_parameters():
+        if not t.numpy().any():
+            t.numpy()[...] = rng.standard_normal(t.shape) * 0.02
+    return model
+
+
+def pass_flop(model: DiT) -> float:
+    """Multiply-adds of one denoising pass of one frame, times two: products, attention and convolutions."""
+    c, N, d = model.config, model.tokens, model.config.width
+    hidden = model.blocks[0].down.weight.shape[1]
+    block = N * (4 * d * d + 3 * hidden * d) + 2 * N * N * d
+    time = model.time_layers * (N * 4 * d * d + 2 * N * c.slots * d)
+    ends = model.patches.cut.weight.size * N + model.patches.out.weight.size * N
+    around = 0
+    if c.stem:
+        pixels = N * model.patches._patch**2
+        convs = [model.patches.first, model.patches.last]
+        convs += [part for b in (*model.patches.before, *model.patches.after) for part in (b.first, b.second)]
+        around = sum(conv.weight.size * pixels for conv in convs)
+    return 2.0 * (c.layers * block + time + ends + around)
+
+
+def one_pass(model: DiT, n: int = 1):
+    """Our plan of one denoising pass over full caches, conditions given."""
+    c, N, d = model.config, model.tokens, model.config.width
+    rng = np.random.default_rng(0)
+
+    def numbers(*shape):
+        return Tensor(rng.standard_normal(shape).astype(np.float32))
+
+    caches = [(numbers(n, c.slots, N, d), numbers(n, c.slots, N, d)) for _ in range(model.time_layers)]
+    position = Tensor(np.full(n, 100, np.int32))
+    noisy, carried, condition = numbers(n, 1, *SHAPE), numbers(n, 1, *SHAPE), numbers(n, 1, d)
+    with Tape(grad=False) as tape:
+        m = model.modulate(condition)
+        out, _ = model.predict(noisy, carried, m, model.cached_time(caches, position), features=False)
+    return tape.plan(out), (noisy, carried, condition)
+
+
+def peers_of(torch, model: DiT, inputs, quick: bool):
+    """The twin's pass, eager and compiled."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "oracle"))
+    from dit_cached_twin import CachedTwin
+
+    twin = CachedTwin.of(model, len(inputs[0]))
+    given = [torch.from_numpy(t.numpy()) for t in inputs]
+    functions = {"torch": torch.no_grad()(lambda: twin.one_pass(*given))}
+    if not quick:
+        compiled = torch.compile(twin.one_pass)
+        functions["compile"] = torch.no_grad()(lambda: compiled(*given))
+    return twin, functions
+
+
+def passes(torch, quick: bool) -> Iterator[Work]:
+    for name, width, patch, goal in PASSES[1 if quick else 0 : 2 if quick else 3]:
+        model = awake(DiT(SHAPE, FEATURES, "S", width=width, patch=patch, stem=0, outcome="start"))
+        plan, inputs = one_pass(model)
+        peers = peers_of(torch, model, inputs, quick)[1] if torch else {}
+        yield Work(f"DiT {name}, one cached pass", "GFLOP/s", pass_flop(model), plan.run, peers, goal=goal)
+
+
+def step(torch, quick: bool, n: int, K: int, goal: float | None) -> Work:
+    """A whole step through Python: actions in, uint8 frames out."""
+    model = awake(DiT(SHAPE, FEATURES, "S"))
+    sampler = model.sampler(n, steps=K)
+    sampler.reset(np.zeros((n, 4, *SHAPE), np.uint8))
+    actions = np.eye(FEATURES, dtype=np.float32)[np.zeros(n, int)]
+    peers = {}
+    if torch:
+        inputs = [
+            Tensor(np.zeros(shape, np.float32))
+            for shape in 2 * [(n, 1, *SHAPE)] + [(n, 1, model.config.width)]
+        ]
+        twin, _ = peers_of(torch, model, inputs, True)
+        given = torch.from_numpy(actions)
+        peers["torch"] = torch.no_grad()(lambda: twin.step(given, K))
+        if not quick:
+            fast = torch.compile(twin.one_pass)
+            peers["compile"] = torch.no_grad()(lambda: twin.step(given, K, fast))
+    name = f"world S, 64x64, env.step, K={K}, batch {n}"
+    return Work(name, "ms", 0, lambda: sampler.step(actions), peers, goal=goal, limit=None, calls=n)
+
+
+def works(threads: int, quick: bool) -> Iterator[Work]:
+    torch = torch_module(threads)
+    _core.set_threads(threads)
+    yield from passes(torch, quick)
+    for n, K, goal in STEPS[:1] if quick else STEPS:
+        yield step(torch, quick, n, K, goal)
