@@ -38,7 +38,7 @@ static int check_condition(const wm_node *n, const wm_tensor *t, const char *nam
     if (last(t) % C)
         return wm_fail("%s: %s wanted a multiple of %lld channels, got %s", n->op->name, name, (long long)C,
                        wm_shape_text(t, text, sizeof text));
-    if (chunk < 0 || (chunk + 1) * C > last(t))
+    if (chunk < 0 || chunk >= last(t) / C)
         return wm_fail("%s: %s_chunk wanted 0 to %lld, got %lld", n->op->name, name, (long long)(last(t) / C - 1),
                        (long long)chunk);
     int64_t G = t->size / last(t);

@@ -138,3 +138,12 @@ def test_norms_say_what_is_wrong(op, shapes, attrs, words):
     with pytest.raises(ValueError, match=op) as e:
         _core.ops[op](*[tensor(np.zeros(s, np.float32)) for s in shapes], **attrs)
     assert words in str(e.value)
+
+
+def test_a_chunk_number_so_large_that_its_place_wraps_round_is_refused():
+    x, cond = tensor(np.ones((2, 4, 8), np.float32)), tensor(np.ones((2, 16), np.float32))
+    for chunk in (2, 2**61, 2**62, 2**63 - 1):
+        with pytest.raises(ValueError, match="scale_chunk wanted 0 to 1"):
+            _core.ops["ada_group_norm"](x, cond, groups=2, scale_chunk=chunk)
+        with pytest.raises(ValueError, match="scale_chunk wanted 0 to 1"):
+            _core.ops["adaln"](x, cond, scale_chunk=chunk)
