@@ -226,14 +226,14 @@ static PyMethodDef Tape_methods[] = {
     {"__enter__", (PyCFunction)Tape_enter, METH_NOARGS, "Forget what was recorded and record from now on."},
     {"__exit__", (PyCFunction)Tape_exit, METH_VARARGS, NULL},
     {"backward", (PyCFunction)(void (*)(void))Tape_backward, METH_VARARGS | METH_KEYWORDS,
-     "backward(loss, gradient=None)\n--\n\nAdd d loss / d leaf to the gradient of every leaf that needs one.\n\n"
+     "backward($self, loss, gradient=None)\n--\n\nAdd d loss / d leaf to the gradient of every leaf that needs one.\n\n"
      "loss is one number, or gradient (same shape) weighs its numbers.  Raises RuntimeError while a tape records."},
-    {"replay", (PyCFunction)Tape_replay, METH_NOARGS, "replay()\n--\n\nRun every recorded op again, in place: change the inputs' numbers first."},
+    {"replay", (PyCFunction)Tape_replay, METH_NOARGS, "replay($self)\n--\n\nRun every recorded op again, in place: change the inputs' numbers first."},
     {"checkpoint", (PyCFunction)Tape_checkpoint, METH_VARARGS,
-     "checkpoint(function, *tensors)\n--\n\nfunction(*tensors), keeping only its inputs and outputs; backward computes the rest again."},
+     "checkpoint($self, function, *tensors)\n--\n\nfunction(*tensors), keeping only its inputs and outputs; backward computes the rest again."},
     {"plan", (PyCFunction)Tape_plan, METH_VARARGS,
-     "plan(*outputs)\n--\n\nFreeze what the outputs need into a Plan: one buffer, no allocation, no Python inside."},
-    {"clear", (PyCFunction)Tape_clear, METH_NOARGS, "clear()\n--\n\nForget everything recorded."},
+     "plan($self, *outputs)\n--\n\nFreeze what the outputs need into a Plan: one buffer, no allocation, no Python inside."},
+    {"clear", (PyCFunction)Tape_clear, METH_NOARGS, "clear($self)\n--\n\nForget everything recorded."},
     {0},
 };
 static PyGetSetDef Tape_getset[] = {{"ops", (getter)get_nodes, NULL, "The names of the recorded ops, in order.", NULL}, {0}};
@@ -245,7 +245,7 @@ static PyType_Slot Tape_slots[] = {
 };
 PyType_Spec wm_Tape_spec = {"worldmodel.Tape", sizeof(TapeObject), 0, Py_TPFLAGS_DEFAULT, Tape_slots};
 
-static PyMethodDef Plan_methods[] = {{"run", (PyCFunction)Plan_run, METH_NOARGS, "run()\n--\n\nCompute the outputs from the inputs' present numbers; returns outputs."}, {0}};
+static PyMethodDef Plan_methods[] = {{"run", (PyCFunction)Plan_run, METH_NOARGS, "run($self)\n--\n\nCompute the outputs from the inputs' present numbers; returns outputs."}, {0}};
 static PyGetSetDef Plan_getset[] = {
     {"outputs", (getter)Plan_outputs, NULL, "The output tensors; every run overwrites them.", NULL},
     {"bytes", (getter)Plan_bytes, NULL, "The size of the buffer in which all intermediates live.", NULL},

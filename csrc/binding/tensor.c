@@ -417,11 +417,11 @@ static PyObject *from_dlpack(PyObject *module, PyObject *source) {
 /* ---- the type --------------------------------------------------------------------------------- */
 
 static PyMethodDef Tensor_methods[] = {
-    {"numpy", (PyCFunction)Tensor_numpy, METH_NOARGS, "numpy()\n--\n\nThe numbers as a NumPy array that shares their memory."},
-    {"item", (PyCFunction)Tensor_item, METH_NOARGS, "item()\n--\n\nThe one number of a tensor that has one."},
-    {"copy_", (PyCFunction)Tensor_copy_, METH_O, "copy_(data)\n--\n\nOverwrite the numbers with data, broadcast as NumPy does."},
-    {"zero_grad", (PyCFunction)Tensor_zero_grad, METH_NOARGS, "zero_grad()\n--\n\nForget the gradient."},
-    {"retain_grad", (PyCFunction)Tensor_retain_grad, METH_NOARGS, "retain_grad()\n--\n\nKeep the gradient of this result after backward."},
+    {"numpy", (PyCFunction)Tensor_numpy, METH_NOARGS, "numpy($self)\n--\n\nThe numbers as a NumPy array that shares their memory."},
+    {"item", (PyCFunction)Tensor_item, METH_NOARGS, "item($self)\n--\n\nThe one number of a tensor that has one."},
+    {"copy_", (PyCFunction)Tensor_copy_, METH_O, "copy_($self, data)\n--\n\nOverwrite the numbers with data, broadcast as NumPy does."},
+    {"zero_grad", (PyCFunction)Tensor_zero_grad, METH_NOARGS, "zero_grad($self)\n--\n\nForget the gradient."},
+    {"retain_grad", (PyCFunction)Tensor_retain_grad, METH_NOARGS, "retain_grad($self)\n--\n\nKeep the gradient of this result after backward."},
     {"__array__", (PyCFunction)(void (*)(void))Tensor_array, METH_VARARGS | METH_KEYWORDS, NULL},
     {"__dlpack__", (PyCFunction)(void (*)(void))Tensor_dlpack, METH_VARARGS | METH_KEYWORDS, "A DLPack capsule that shares the numbers."},
     {"__dlpack_device__", (PyCFunction)Tensor_dlpack_device, METH_NOARGS, "(1, 0): main memory."},

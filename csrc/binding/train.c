@@ -134,13 +134,13 @@ static PyObject *schedule(PyObject *module, PyObject *args) {
 
 static PyMethodDef Arena_methods[] = {
     {"adamw", (PyCFunction)(void (*)(void))Arena_adamw, METH_VARARGS | METH_KEYWORDS,
-     "adamw(lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0, clip=0, ema_warms_up=False)\n--\n\n"
+     "adamw($self, lr, beta1=0.9, beta2=0.999, eps=1e-8, decay=0, clip=0, ema_warms_up=False)\n--\n\n"
      "Clip, update, average and clear the gradients in one sweep; returns (norm, clipped, skipped)."},
-    {"shadow", (PyCFunction)Arena_shadow, METH_O, "shadow(ema)\n--\n\nOne more moving average of that decay; returns its index."},
-    {"swap", (PyCFunction)Arena_swap, METH_O, "swap(shadow)\n--\n\nExchange the values and a moving average."},
-    {"part", (PyCFunction)Arena_part, METH_VARARGS, "part(part, tensor)\n--\n\nA view of one tensor's values (0), gradient (1), first (2) or second moment (3), average k (4 + k)."},
-    {"clear", (PyCFunction)Arena_clear, METH_NOARGS, "clear()\n--\n\nGradients to 0."},
-    {"norm", (PyCFunction)Arena_norm, METH_NOARGS, "norm()\n--\n\nThe norm of all gradients."},
+    {"shadow", (PyCFunction)Arena_shadow, METH_O, "shadow($self, ema)\n--\n\nOne more moving average of that decay; returns its index."},
+    {"swap", (PyCFunction)Arena_swap, METH_O, "swap($self, shadow)\n--\n\nExchange the values and a moving average."},
+    {"part", (PyCFunction)Arena_part, METH_VARARGS, "part($self, part, tensor)\n--\n\nA view of one tensor's values (0), gradient (1), first (2) or second moment (3), average k (4 + k)."},
+    {"clear", (PyCFunction)Arena_clear, METH_NOARGS, "clear($self)\n--\n\nGradients to 0."},
+    {"norm", (PyCFunction)Arena_norm, METH_NOARGS, "norm($self)\n--\n\nThe norm of all gradients."},
     {0},
 };
 static PyGetSetDef Arena_getset[] = {

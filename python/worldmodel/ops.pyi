@@ -5,18 +5,169 @@ from typing import Literal
 
 from .tensor import Tensor
 
+__all__ = [
+    "abs",
+    "ada_group_norm",
+    "adaln",
+    "add",
+    "alpha_bar",
+    "ancestral_step",
+    "argmax",
+    "atanh",
+    "attention",
+    "attention_cached",
+    "attention_qkv",
+    "axial_positions",
+    "bernoulli",
+    "binary_cross_entropy_with_logits",
+    "cache_write",
+    "cast",
+    "categorical",
+    "categorical_entropy",
+    "categorical_log_prob",
+    "clamp",
+    "concat",
+    "conv2d",
+    "convert",
+    "cos",
+    "cosine_loss",
+    "cross_entropy",
+    "cumsum",
+    "ddim_step",
+    "div",
+    "dpmpp_2m_step",
+    "dropout",
+    "edm_scale",
+    "elu",
+    "embedding",
+    "equal",
+    "erf",
+    "euler_step",
+    "exp",
+    "expand",
+    "expm1",
+    "flip",
+    "fourier",
+    "frames_float",
+    "frames_u8",
+    "fused_snr_weight",
+    "gate_residual",
+    "gather",
+    "gaussian_entropy",
+    "gaussian_log_prob",
+    "gaussian_sample",
+    "gelu",
+    "gelu_erf",
+    "gelu_tanh",
+    "greater",
+    "greater_equal",
+    "group_norm",
+    "gru",
+    "gru_cell",
+    "heun_step",
+    "huber",
+    "index_select",
+    "integers",
+    "karras_sigmas",
+    "kl_categorical",
+    "kl_gaussian",
+    "layer_norm",
+    "leaky_relu",
+    "less",
+    "less_equal",
+    "linear",
+    "linear_gated",
+    "log",
+    "log1p",
+    "log_sigmoid",
+    "log_softmax",
+    "logsumexp",
+    "loss_weight",
+    "lstm",
+    "lstm_cell",
+    "max",
+    "maximum",
+    "mean",
+    "min",
+    "minimum",
+    "mish",
+    "mse",
+    "mul",
+    "neg",
+    "noise",
+    "noise_frames",
+    "normal",
+    "not_equal",
+    "one_hot",
+    "onehot_sample",
+    "pad",
+    "patchify",
+    "permute",
+    "pow",
+    "qk_norm_rotary",
+    "qkv_norm_rotary",
+    "reciprocal",
+    "relu",
+    "repeat",
+    "reshape",
+    "resize",
+    "reverse_scan",
+    "rms_norm",
+    "roll",
+    "rotary_table",
+    "rsqrt",
+    "scale_shift",
+    "scatter_add",
+    "shortcut_step",
+    "shortcut_target",
+    "sigmoid",
+    "sign",
+    "silu",
+    "sin",
+    "sinusoidal",
+    "slice",
+    "smooth_l1",
+    "softmax",
+    "softplus",
+    "sqrt",
+    "square",
+    "stack",
+    "stop_gradient",
+    "stream_advance",
+    "sub",
+    "sum",
+    "swiglu",
+    "symexp",
+    "symlog",
+    "take_along",
+    "tanh",
+    "tanh_gaussian_log_prob",
+    "tanh_gaussian_sample",
+    "tile",
+    "two_hot",
+    "two_hot_bins",
+    "two_hot_loss",
+    "two_hot_mean",
+    "uniform",
+    "unimix",
+    "unpatchify",
+    "var",
+    "where",
+]
+
+
 def abs(x: Tensor) -> Tensor:
     """|x|; slope 0 at 0."""
     ...
 
 
-def ada_group_norm(x: Tensor, scale: Tensor, shift: Tensor | None = None, groups: int = ..., eps: float = 1e-05, act: Literal['none', 'silu'] = 'none', scale_chunk: int = 0, shift_chunk: int = 0) -> Tensor:
+def ada_group_norm(x: Tensor, scale: Tensor, shift: Tensor | None = None, groups: int = ..., eps: float = 1e-5, act: Literal['none', 'silu'] = 'none', scale_chunk: int = 0, shift_chunk: int = 0) -> Tensor:
     """act(group_norm(x) * (1 + scale) + shift): group norm without parameters of its own, modulated by a condition
     (AdaGN; Dhariwal and Nichol 2021, arXiv:2105.05233).  x (B, ..., C), scale and shift (B, m C), chunks as in adaln."""
     ...
 
 
-def adaln(x: Tensor, scale: Tensor, shift: Tensor | None = None, scale_chunk: int = 0, shift_chunk: int = 0, kind: Literal['layer', 'rms'] = 'layer', eps: float = 1e-06) -> Tensor:
+def adaln(x: Tensor, scale: Tensor, shift: Tensor | None = None, scale_chunk: int = 0, shift_chunk: int = 0, kind: Literal['layer', 'rms'] = 'layer', eps: float = 1e-6) -> Tensor:
     """norm(x) * (1 + scale) + shift over the last axis; norm without parameters of its own (Peebles and Xie 2023,
     arXiv:2212.09748).  x (..., C).  scale and shift (G..., m C), m chunks of C numbers of which scale_chunk and
     shift_chunk are taken (the same tensor may be given twice); each of their G rows serves R / G consecutive of the R
@@ -29,12 +180,12 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     ...
 
 
-def alpha_bar(t: Tensor, law: Literal['sigmoid', 'cosine', 'linear', 'shifted'] = 'sigmoid', steps: int = 1000, shift: float = 1.0) -> Tensor:
+def alpha_bar(t: Tensor, law: Literal['sigmoid', 'cosine', 'linear', 'shifted'] = 'sigmoid', steps: int = 1000, shift: float = 1) -> Tensor:
     """alpha_bar at t in [0, 1], 0 clean; step i of N is t = (i + 1) / N.  `steps` belongs to linear, `shift` to shifted (cosine)."""
     ...
 
 
-def ancestral_step(y: Tensor, pred: Tensor, level: Tensor, next: Tensor, stream: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', eta: float = 1.0, salt: int = 0, clip: float = 0.0, bytes: bool = False, sigma_data: float = 0.5, offset: float = 0.0) -> Tensor:
+def ancestral_step(y: Tensor, pred: Tensor, level: Tensor, next: Tensor, stream: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', eta: float = 1, salt: int = 0, clip: float = 0, bytes: bool = False, sigma_data: float = 0.5, offset: float = 0) -> Tensor:
     """Ancestral Euler step: a step too far down, then noise back up, eta of it (k-diffusion's, and for ddpm DDIM's, formula)."""
     ...
 
@@ -49,7 +200,7 @@ def atanh(x: Tensor) -> Tensor:
     ...
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, heads: int = ..., kv_heads: int = 0, mask: Literal['full', 'causal', 'window', 'frame_causal'] = 'full', window: int = 0, frame: int = 0, scale: float = 0.0, axis: int = -2) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, heads: int = ..., kv_heads: int = 0, mask: Literal['full', 'causal', 'window', 'frame_causal'] = 'full', window: int = 0, frame: int = 0, scale: float = 0, axis: int = -2) -> Tensor:
     """softmax(scale q k^T) v for each head, over the sequence axis (Vaswani et al. 2017; streaming: Dao et al. 2022).
     q (..., Nq, ..., heads D), k and v (..., Nk, ..., kv_heads D): heads are column blocks; any D up to 512; scale 0 is
     1/sqrt(D).  mask: causal and window (the latest `window` keys) align the last query with the last key;
@@ -58,7 +209,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, he
     ...
 
 
-def attention_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, position: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, heads: int = ..., kv_heads: int = 0, sinks: int = 0, scale: float = 0.0, over: Literal['time', 'all'] = 'time', pairs: Literal['half', 'interleaved'] = 'half') -> Tensor:
+def attention_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, position: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, heads: int = ..., kv_heads: int = 0, sinks: int = 0, scale: float = 0, over: Literal['time', 'all'] = 'time', pairs: Literal['half', 'interleaved'] = 'half') -> Tensor:
     """Attention of the latest F frames, q (B, F, N, heads D), over caches (B, sinks + ring, N, kv_heads D) that cache_write
     has filled up to frame position[b], read where they lie; causal over frames.  over=time: a token sees the same token
     of other frames; over=all: all tokens of them.  cos, sin (sinks + ring, pairs): q and the keys, stored unrotated,
@@ -67,14 +218,14 @@ def attention_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, position: Tens
     ...
 
 
-def attention_qkv(qkv: Tensor, q: Tensor | None = None, k: Tensor | None = None, lengths: Tensor | None = None, heads: int = ..., kv_heads: int = 0, mask: Literal['full', 'causal', 'window', 'frame_causal'] = 'full', window: int = 0, frame: int = 0, scale: float = 0.0, axis: int = -2) -> Tensor:
+def attention_qkv(qkv: Tensor, q: Tensor | None = None, k: Tensor | None = None, lengths: Tensor | None = None, heads: int = ..., kv_heads: int = 0, mask: Literal['full', 'causal', 'window', 'frame_causal'] = 'full', window: int = 0, frame: int = 0, scale: float = 0, axis: int = -2) -> Tensor:
     """attention over rows that hold q, k and v side by side: qkv (..., N, ..., (heads + 2 kv_heads) D), as one linear layer
     makes them.  q (..., heads D) and k (..., kv_heads D), if given, take the place of those in qkv (see
     qkv_norm_rotary); v is always read from qkv.  The rest as in attention."""
     ...
 
 
-def axial_positions(height: int, width: int, dim: int, max_period: float = 10000.0) -> Tensor:
+def axial_positions(height: int, width: int, dim: int, max_period: float = 10000) -> Tensor:
     """Positions on a grid, out (height*width, dim): sin, cos of the row, then sin, cos of the column, dim/4 scales each."""
     ...
 
@@ -118,7 +269,7 @@ def categorical_log_prob(logits: Tensor, index: Tensor) -> Tensor:
     ...
 
 
-def clamp(x: Tensor, lo: float = ..., hi: float = ...) -> Tensor:
+def clamp(x: Tensor, lo: float = -1e999, hi: float = 1e999) -> Tensor:
     """x, but at least lo and at most hi; slope 0 outside."""
     ...
 
@@ -138,7 +289,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tens
     ...
 
 
-def convert(pred: Tensor, noisy: Tensor, level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', source: Literal['x', 'eps', 'v'] = 'x', target: Literal['x', 'eps', 'v'] = 'x', sigma_data: float = 0.5, offset: float = 0.0) -> Tensor:
+def convert(pred: Tensor, noisy: Tensor, level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', source: Literal['x', 'eps', 'v'] = 'x', target: Literal['x', 'eps', 'v'] = 'x', sigma_data: float = 0.5, offset: float = 0) -> Tensor:
     """What pred, which is `source`, says as `target`: x the clean frame, eps the noise, v = x - eps (flow), a eps - s x (ddpm), or (edm) the network's F, x = c_skip noisy + c_out F.  Linear in pred and noisy; denominators are kept above 1e-5."""
     ...
 
@@ -153,7 +304,7 @@ def cosine_loss(pred: Tensor, target: Tensor, weight: Tensor | None = None, redu
     ...
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None, reduction: Literal['mean', 'sum'] = 'mean', keep: int = 0, smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None, reduction: Literal['mean', 'sum'] = 'mean', keep: int = 0, smoothing: float = 0) -> Tensor:
     """- sum t ln softmax(logits) over the last axis; target: int32 indices, or probabilities of the shape of logits, which get
     no gradient.  t = (1 - smoothing) target + smoothing / C.  Weighted and reduced over rows."""
     ...
@@ -164,7 +315,7 @@ def cumsum(x: Tensor, axis: int = -1) -> Tensor:
     ...
 
 
-def ddim_step(y: Tensor, pred: Tensor, level: Tensor, next: Tensor, stream: Tensor | None = None, target: Literal['x', 'eps', 'v'] = 'x', eta: float = 0.0, clip: float = 0.0, salt: int = 0) -> Tensor:
+def ddim_step(y: Tensor, pred: Tensor, level: Tensor, next: Tensor, stream: Tensor | None = None, target: Literal['x', 'eps', 'v'] = 'x', eta: float = 0, clip: float = 0, salt: int = 0) -> Tensor:
     """DDIM (Song et al., arXiv 2010.02502) from alpha_bar level to next; eta 1 is DDPM's ancestral step and needs a stream."""
     ...
 
@@ -174,7 +325,7 @@ def div(a: Tensor, b: Tensor) -> Tensor:
     ...
 
 
-def dpmpp_2m_step(y: Tensor, pred: Tensor, level: Tensor, next: Tensor, prev: Tensor | None = None, last: Tensor | None = None, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', clip: float = 0.0, sigma_data: float = 0.5, offset: float = 0.0) -> tuple[Tensor, Tensor]:
+def dpmpp_2m_step(y: Tensor, pred: Tensor, level: Tensor, next: Tensor, prev: Tensor | None = None, last: Tensor | None = None, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', clip: float = 0, sigma_data: float = 0.5, offset: float = 0) -> tuple[Tensor, Tensor]:
     """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095) -> out, x^.  The step after this one takes x^ as prev and level as last; without them, and where a row ends clean, the step is of first order."""
     ...
 
@@ -184,12 +335,12 @@ def dropout(x: Tensor, stream: Tensor, salt: int = 0, p: float = 0.1) -> Tensor:
     ...
 
 
-def edm_scale(x: Tensor, sigma: Tensor, sigma_data: float = 0.5, offset: float = 0.0) -> tuple[Tensor, Tensor]:
+def edm_scale(x: Tensor, sigma: Tensor, sigma_data: float = 0.5, offset: float = 0) -> tuple[Tensor, Tensor]:
     """The EDM network's inputs: c_in x and c_noise = ln(s) / 4, s^2 = sigma^2 + offset^2, c_in = 1 / sqrt(s^2 + sigma_data^2)."""
     ...
 
 
-def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+def elu(x: Tensor, alpha: float = 1) -> Tensor:
     """x, alpha (e ** x - 1) below 0."""
     ...
 
@@ -209,7 +360,7 @@ def erf(x: Tensor) -> Tensor:
     ...
 
 
-def euler_step(y: Tensor, pred: Tensor, level: Tensor, next: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', clip: float = 0.0, bytes: bool = False, sigma_data: float = 0.5, offset: float = 0.0) -> Tensor:
+def euler_step(y: Tensor, pred: Tensor, level: Tensor, next: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', clip: float = 0, bytes: bool = False, sigma_data: float = 0.5, offset: float = 0) -> Tensor:
     """One deterministic step from level to next, (B) or (B, T) each: the Euler step of flow and edm, DDIM with eta 0 of ddpm.  out = a' x^ + s' e^ with x^ what pred (a `target`) says of the clean frame, kept in [-clip, clip] if clip > 0 and cut to bytes toward -1 if asked (DIAMOND).  A row whose level does not change is copied."""
     ...
 
@@ -239,17 +390,17 @@ def fourier(t: Tensor, weight: Tensor) -> Tensor:
     ...
 
 
-def frames_float(frames: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+def frames_float(frames: Tensor, low: float = -1, high: float = 1) -> Tensor:
     """low + (high - low) frames / 255, float32."""
     ...
 
 
-def frames_u8(x: Tensor, low: float = -1.0, high: float = 1.0, truncate: bool = False) -> Tensor:
+def frames_u8(x: Tensor, low: float = -1, high: float = 1, truncate: bool = False) -> Tensor:
     """255 (x - low) / (high - low) as uint8: the nearest, half to even, or cut toward 0 with truncate (as DIAMOND does); NaN is 0, what lies outside [low, high] the nearer end.  No gradient."""
     ...
 
 
-def fused_snr_weight(level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', clip: float = 5.0, memory: float = 0.96) -> Tensor:
+def fused_snr_weight(level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', clip: float = 5, memory: float = 0.96) -> Tensor:
     """Diffusion Forcing's min-SNR weight, in which the frames before, (..., frames), add to a frame's SNR."""
     ...
 
@@ -305,7 +456,7 @@ def greater_equal(a: Tensor, b: Tensor) -> Tensor:
     ...
 
 
-def group_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, groups: int = ..., eps: float = 1e-05, act: Literal['none', 'silu'] = 'none') -> Tensor:
+def group_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, groups: int = ..., eps: float = 1e-5, act: Literal['none', 'silu'] = 'none') -> Tensor:
     """act((x - mean) / sqrt(var + eps) * weight + bias), mean and variance over all pixels and the C / groups channels of a
     group, for each sample.  x (B, ..., C), weight and bias (C,) (Wu and He 2018, arXiv:1803.08494)."""
     ...
@@ -321,12 +472,12 @@ def gru_cell(x: Tensor, weight: Tensor, bias: Tensor | None = None, h0: Tensor |
     ...
 
 
-def heun_step(y: Tensor, pred: Tensor, y_next: Tensor, pred_next: Tensor, level: Tensor, next: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', sigma_data: float = 0.5, offset: float = 0.0) -> Tensor:
+def heun_step(y: Tensor, pred: Tensor, y_next: Tensor, pred_next: Tensor, level: Tensor, next: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', target: Literal['x', 'eps', 'v'] = 'x', sigma_data: float = 0.5, offset: float = 0) -> Tensor:
     """Heun's correction: y_next is euler_step(y, pred), pred_next what the network says there, at next; the step is taken again with the mean of both slopes.  A row that ends clean keeps y_next."""
     ...
 
 
-def huber(pred: Tensor, target: Tensor, weight: Tensor | None = None, reduction: Literal['mean', 'sum'] = 'mean', keep: int = 0, delta: float = 1.0) -> Tensor:
+def huber(pred: Tensor, target: Tensor, weight: Tensor | None = None, reduction: Literal['mean', 'sum'] = 'mean', keep: int = 0, delta: float = 1) -> Tensor:
     """d^2 / 2 for |d| <= delta, else delta (|d| - delta / 2), d = pred - target (Huber 1964); weighted and reduced as mse."""
     ...
 
@@ -341,12 +492,12 @@ def integers(stream: Tensor, salt: int = 0, low: int = 0, high: int = 2, shape: 
     ...
 
 
-def karras_sigmas(steps: int = 3, low: float = 0.002, high: float = 5.0, rho: float = 7.0) -> Tensor:
+def karras_sigmas(steps: int = 3, low: float = 0.002, high: float = 5, rho: float = 7) -> Tensor:
     """steps noise levels from high to low, even in sigma^(1/rho), then 0: (steps + 1) (Karras et al., arXiv 2206.00364)."""
     ...
 
 
-def kl_categorical(p: Tensor, q: Tensor, weight: Tensor | None = None, reduction: Literal['mean', 'sum'] = 'mean', keep: int = 0, free: float = 0.0, axes: int = 1) -> Tensor:
+def kl_categorical(p: Tensor, q: Tensor, weight: Tensor | None = None, reduction: Literal['mean', 'sum'] = 'mean', keep: int = 0, free: float = 0, axes: int = 1) -> Tensor:
     """KL(softmax p || softmax q), p and q logits: over the last axis, summed over the axes - 1 before it, held at free nats or
     more (no gradient below; DreamerV3, arXiv 2301.04104); weighted and reduced over the axes left."""
     ...
@@ -358,7 +509,7 @@ def kl_gaussian(mean_p: Tensor, log_std_p: Tensor, mean_q: Tensor | None = None,
     ...
 
 
-def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-05) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last axis.  x (..., C), weight and bias (C,)
     (Ba et al. 2016, arXiv:1607.06450)."""
     ...
@@ -418,7 +569,7 @@ def logsumexp(x: Tensor) -> Tensor:
     ...
 
 
-def loss_weight(level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', law: Literal['ramp', 'inverse', 'square', 'edm', 'sigmoid', 'snr'] = 'ramp', target: Literal['x', 'eps', 'v'] = 'x', clip: float = 5.0, bias: float = -1.0, sigma_data: float = 0.5, offset: float = 0.0) -> Tensor:
+def loss_weight(level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', law: Literal['ramp', 'inverse', 'square', 'edm', 'sigmoid', 'snr'] = 'ramp', target: Literal['x', 'eps', 'v'] = 'x', clip: float = 5, bias: float = -1, sigma_data: float = 0.5, offset: float = 0) -> Tensor:
     """A weight a level, tau = a / (a + s): ramp 0.9 tau + 0.1; inverse 1 / (1 - tau)^2; square (1 - tau)^2; edm 1 / c_out^2; sigmoid(bias - ln SNR) for an eps loss; snr min(SNR, clip) for x, over SNR for eps, over SNR + 1 for v."""
     ...
 
@@ -478,17 +629,17 @@ def neg(x: Tensor) -> Tensor:
     ...
 
 
-def noise(x: Tensor, stream: Tensor, level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', salt: int = 0, offset: float = 0.0, with_eps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+def noise(x: Tensor, stream: Tensor, level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', salt: int = 0, offset: float = 0, with_eps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
     """float x (..., C), a latent say -> noisy[, eps], as noise_frames does.  The gradient flows from noisy to x."""
     ...
 
 
-def noise_frames(frames: Tensor, stream: Tensor, level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', salt: int = 0, offset: float = 0.0, with_eps: bool = False) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+def noise_frames(frames: Tensor, stream: Tensor, level: Tensor, kind: Literal['flow', 'edm', 'ddpm'] = 'flow', salt: int = 0, offset: float = 0, with_eps: bool = False) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """uint8 frames (..., C) -> noisy, clean[, eps] float32: clean = frames / 127.5 - 1; noisy = tau clean + (1 - tau) eps (flow), clean + sigma eps (edm), sqrt(abar) clean + sqrt(1 - abar) eps (ddpm).  level (B) or (B, T); stream (samples, 4).  offset adds one normal a row of levels and channel, times offset (edm) or offset times the noise's weight."""
     ...
 
 
-def normal(stream: Tensor, salt: int = 0, mean: float = 0.0, std: float = 1.0, shape: Sequence[int] | int = ...) -> Tensor:
+def normal(stream: Tensor, salt: int = 0, mean: float = 0, std: float = 1, shape: Sequence[int] | int = ...) -> Tensor:
     """mean + std e, e ~ N(0, 1) by Box and Muller, |e| < 5.8; shape (samples * rows, ...)."""
     ...
 
@@ -503,12 +654,12 @@ def one_hot(index: Tensor, n: int) -> Tensor:
     ...
 
 
-def onehot_sample(logits: Tensor, stream: Tensor, salt: int = 0, unimix: float = 0.0) -> Tensor:
+def onehot_sample(logits: Tensor, stream: Tensor, salt: int = 0, unimix: float = 0) -> Tensor:
     """One-hot draw from (1 - unimix) softmax(logits) + unimix / classes; the gradient passes straight through to those probabilities (Hafner et al., DreamerV3, arXiv 2301.04104, with unimix 0.01).  logits (..., classes)."""
     ...
 
 
-def pad(x: Tensor, axis: int, before: int = 0, after: int = 0, value: float = 0.0) -> Tensor:
+def pad(x: Tensor, axis: int, before: int = 0, after: int = 0, value: float = 0) -> Tensor:
     """An axis lengthened by a value before and after x."""
     ...
 
@@ -528,7 +679,7 @@ def pow(x: Tensor, exponent: float) -> Tensor:
     ...
 
 
-def qk_norm_rotary(x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, scale: Tensor | None = None, heads: int = ..., norm: Literal['rms', 'layer', 'none'] = 'rms', pairs: Literal['half', 'interleaved'] = 'half', eps: float = 1e-06, axis: int = -2) -> Tensor:
+def qk_norm_rotary(x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, scale: Tensor | None = None, heads: int = ..., norm: Literal['rms', 'layer', 'none'] = 'rms', pairs: Literal['half', 'interleaved'] = 'half', eps: float = 0.000001, axis: int = -2) -> Tensor:
     """rotate(scale (x - mean) / sqrt(variance + eps)) for each head of x (..., N, ..., heads D): the norm of queries and keys
     (Dehghani et al. 2023; mean 0 for rms) and the rotary embedding (Su et al. 2021) in one pass.  cos, sin (N, P) or one
     such table a sample, P <= D / 2: the first 2 P columns of a head turn, partners P apart (half) or side by side
@@ -536,7 +687,7 @@ def qk_norm_rotary(x: Tensor, cos: Tensor | None = None, sin: Tensor | None = No
     ...
 
 
-def qkv_norm_rotary(qkv: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, q_scale: Tensor | None = None, k_scale: Tensor | None = None, heads: int = ..., kv_heads: int = 0, norm: Literal['rms', 'layer', 'none'] = 'rms', pairs: Literal['half', 'interleaved'] = 'half', eps: float = 1e-06, axis: int = -2) -> tuple[Tensor, Tensor]:
+def qkv_norm_rotary(qkv: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, q_scale: Tensor | None = None, k_scale: Tensor | None = None, heads: int = ..., kv_heads: int = 0, norm: Literal['rms', 'layer', 'none'] = 'rms', pairs: Literal['half', 'interleaved'] = 'half', eps: float = 0.000001, axis: int = -2) -> tuple[Tensor, Tensor]:
     """qk_norm_rotary of the q (..., heads D) and the k (..., kv_heads D) in rows qkv (..., (heads + 2 kv_heads) D), read where
     they lie; attention_qkv takes both beside qkv."""
     ...
@@ -573,7 +724,7 @@ def reverse_scan(a: Tensor, b: Tensor, last: Tensor | None = None, axis: int = -
     ...
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-06) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis.  x (..., C), weight (C,) (Zhang and Sennrich 2019,
     arXiv:1910.07467)."""
     ...
@@ -584,7 +735,7 @@ def roll(x: Tensor, shift: int, axis: int = 0) -> Tensor:
     ...
 
 
-def rotary_table(position: Tensor, width: int, base: float = 10000.0, axes: int = 0, kind: Literal['base', 'pixel'] = 'base') -> tuple[Tensor, Tensor]:
+def rotary_table(position: Tensor, width: int, base: float = 10000, axes: int = 0, kind: Literal['base', 'pixel'] = 'base') -> tuple[Tensor, Tensor]:
     """cos and sin, each (..., width / 2), of rotary positions (...), whole numbers or not (Su et al. 2021).  axes A > 0:
     position (..., A), for example row and column, and each axis gets width / 2 / A frequencies, side by side.
     kind=base: frequencies base^(-i / F); pixel: pi times 1 .. base / 2, evenly spaced, for positions in -1 .. 1
@@ -597,7 +748,7 @@ def rsqrt(x: Tensor) -> Tensor:
     ...
 
 
-def scale_shift(x: Tensor, mul: float = 1.0, add: float = 0.0) -> Tensor:
+def scale_shift(x: Tensor, mul: float = 1, add: float = 0) -> Tensor:
     """x * mul + add."""
     ...
 
@@ -607,7 +758,7 @@ def scatter_add(x: Tensor, index: Tensor, src: Tensor, axis: int = 0) -> Tensor:
     ...
 
 
-def shortcut_step(y: Tensor, pred: Tensor, level: Tensor, size: Tensor, target: Literal['x', 'eps', 'v'] = 'x', clip: float = 0.0) -> Tensor:
+def shortcut_step(y: Tensor, pred: Tensor, level: Tensor, size: Tensor, target: Literal['x', 'eps', 'v'] = 'x', clip: float = 0) -> Tensor:
     """The flow step y + size v from tau = level to min(level + size, 1) of a network that knows its step size (Frans et al., arXiv 2410.12557)."""
     ...
 
@@ -637,7 +788,7 @@ def sin(x: Tensor) -> Tensor:
     ...
 
 
-def sinusoidal(t: Tensor, dim: int, max_period: float = 10000.0, scale: float = 1.0, order: Literal['cos_sin', 'sin_cos'] = 'cos_sin') -> Tensor:
+def sinusoidal(t: Tensor, dim: int, max_period: float = 10000, scale: float = 1, order: Literal['cos_sin', 'sin_cos'] = 'cos_sin') -> Tensor:
     """out (...,dim): cos and sin of t scale max_period^(-i/(dim/2)), i < dim/2; an odd dim ends with 0.  cos_sin is the order
     of DDPM and DiT time embeddings, sin_cos that of Vaswani et al. 2017 with its halves side by side."""
     ...
@@ -648,7 +799,7 @@ def slice(x: Tensor, axis: int = 0, start: int = 0, stop: int = 9223372036854775
     ...
 
 
-def smooth_l1(pred: Tensor, target: Tensor, weight: Tensor | None = None, reduction: Literal['mean', 'sum'] = 'mean', keep: int = 0, beta: float = 1.0) -> Tensor:
+def smooth_l1(pred: Tensor, target: Tensor, weight: Tensor | None = None, reduction: Literal['mean', 'sum'] = 'mean', keep: int = 0, beta: float = 1) -> Tensor:
     """huber with delta = beta, divided by beta: slope 1 far away (Girshick 2015); weighted and reduced as mse."""
     ...
 
@@ -747,7 +898,7 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     ...
 
 
-def two_hot_bins(count: int = 255, high: float = 20.0, symexp: bool = True) -> Tensor:
+def two_hot_bins(count: int = 255, high: float = 20, symexp: bool = True) -> Tensor:
     """Bins for two-hot values: symexp(linspace(-high, high, count)), or without symexp for values that went through symlog."""
     ...
 
@@ -764,7 +915,7 @@ def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     ...
 
 
-def uniform(stream: Tensor, salt: int = 0, low: float = 0.0, high: float = 1.0, shape: Sequence[int] | int = ...) -> Tensor:
+def uniform(stream: Tensor, salt: int = 0, low: float = 0, high: float = 1, shape: Sequence[int] | int = ...) -> Tensor:
     """low + (high - low) u, u in [0, 1) a multiple of 2^-24; shape (samples * rows, ...)."""
     ...
 

@@ -19,6 +19,9 @@ from typing import Literal
 
 from .tensor import Tensor
 
+__all__ = [NAMES]
+
+
 '''
 
 
@@ -52,8 +55,6 @@ def argument(word: str) -> str:
     python = {"f": "float", "i": "int", "b": "bool"}[kind]
     if kind == "b":
         value = str(value not in ("", "0"))
-    elif kind == "f" and has_value:
-        value = "..." if "e9" in value else repr(float(value))  # the largest floats stand for infinity
     return f"{name}: {python}" + (f" = {value}" if has_value else "")
 
 
@@ -82,7 +83,10 @@ def text() -> str:
     bad = [name for name in _core.specs if keyword.iskeyword(name) or not name.isidentifier()]
     if bad:
         raise ValueError(f"stubs: no names for Python: {bad}")
-    return HEAD + "\n\n".join(stub(name, *_core.specs[name][:2]) for name in sorted(_core.specs))
+    names = "\n    " + ",\n    ".join(f'"{name}"' for name in sorted(_core.specs)) + ",\n"
+    return HEAD.replace("NAMES", names) + "\n\n".join(
+        stub(name, *_core.specs[name][:2]) for name in sorted(_core.specs)
+    )
 
 
 if __name__ == "__main__":

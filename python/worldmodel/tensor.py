@@ -105,9 +105,9 @@ def _index(x: Tensor, key: Any) -> Tensor:
     return _ops["reshape"](x, kept) if kept != x.shape else x
 
 
-def _reshape(x: Tensor, *shape: Any) -> Tensor:
+def _reshape(self: Tensor, *shape: Any) -> Tensor:
     """The same numbers under another shape; one length may be -1."""
-    return _ops["reshape"](x, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+    return _ops["reshape"](self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
 
 
 def _rebuild(array: np.ndarray, needs_grad: bool) -> Tensor:
@@ -137,9 +137,9 @@ for _name, _function in {
     "__reduce__": lambda x: (_rebuild, (np.array(x.numpy()), x.needs_grad)),
     "__array_ufunc__": None,
     "reshape": _reshape,
-    "detach": lambda x: _ops["stop_gradient"](x),
-    "sum": lambda x, axes=(), keepdims=False: _ops["sum"](x, axes, keepdims),
-    "mean": lambda x, axes=(), keepdims=False: _ops["mean"](x, axes, keepdims),
-    "tolist": lambda x: x.numpy().tolist(),
+    "detach": lambda self: _ops["stop_gradient"](self),
+    "sum": lambda self, axes=(), keepdims=False: _ops["sum"](self, axes, keepdims),
+    "mean": lambda self, axes=(), keepdims=False: _ops["mean"](self, axes, keepdims),
+    "tolist": lambda self: self.numpy().tolist(),
 }.items():
     setattr(Tensor, _name, _function)

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,13 @@ def test_type_checkers_accept_the_stubs(tmp_path):
     stubs_ = [str(package / "ops.pyi"), str(package / "_core.pyi")]
     out, error, code = mypy.run(["--strict", "--follow-imports=silent", *stubs_])
     assert code == 0, out + error
+
+
+def test_the_stubs_are_what_runs():
+    """mypy's stubtest looks at the module itself; operators are attached in tensor.py, when it is imported."""
+    pytest.importorskip("mypy.stubtest", reason="mypy is not installed")
+    code = "import worldmodel.tensor; from mypy.stubtest import main; main()"
+    command = [sys.executable, "-c", code, "worldmodel.ops", "worldmodel._core", "--concise", "--ignore-disjoint-bases"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    told = [line for line in done.stdout.splitlines() if "Tensor.__new__" not in line]
+    assert not told, "\n".join(told)
