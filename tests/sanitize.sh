@@ -14,7 +14,7 @@ WORLDMODEL_CFLAGS="-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=un
 compiler=${CC:-gcc} && compiler=${compiler##* }
 export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
-export PYTHONPATH=python PYTHONMALLOC=malloc WORLDMODEL_FUZZ="${WORLDMODEL_FUZZ:-60}"
+export PYTHONPATH=python PYTHONMALLOC=malloc WORLDMODEL_FUZZ="${WORLDMODEL_FUZZ:-30}"
 "$python" -c "import worldmodel, pathlib; assert pathlib.Path(worldmodel.__file__).is_relative_to('$folder'), worldmodel.__file__"
 
 # Left out: what measures memory or time, runs another compiler or type checker, or never enters the engine.
