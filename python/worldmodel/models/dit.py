@@ -148,6 +148,7 @@ class DiT(Dynamics):
         self._config, self._frame_shape, self._action_features = config, (H, W, C), action_features
         self._objective = Objective(**config.objective)
         self.context, self.window = config.context, config.window
+        self.lr = 2e-3 if config.width <= 256 else 1e-3
         patch = config.patch or choose_patch(H, W, 2 if config.stem else 1)
         if config.stem and patch % 2:
             raise ValueError(f"DiT: a stem works at half resolution: patch must be even, got {patch}")

@@ -110,6 +110,8 @@ class Dynamics(nn.Module):
     """Frames of a training window."""
     feature_size: int
     """Width of the features that a step leaves for reward heads and policies."""
+    lr: float = 1e-3
+    """Peak learning rate that suits it."""
 
     def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
         """Named scalar losses of a window, already weighted: their sum is minimised.  stream (B,4) int32:

@@ -39,8 +39,8 @@ class TrainWorld:
     """Windows an update, drawn evenly."""
     rare: int = 2
     """Windows an update that end in a rare event (train/rare.py)."""
-    lr: float = 1e-3
-    """Peak learning rate."""
+    lr: float | None = None
+    """Peak learning rate; the backbone's own unless said."""
     warmup: int = 100
     """Updates until the peak."""
     floor: float = 0.02
@@ -106,8 +106,9 @@ class WorldLearner:
 
     def __init__(self, world: World, s: TrainWorld):
         self.world, self.s = world, s
+        self.lr = world.dynamics.lr if s.lr is None else s.lr
         self.optimisers = {
-            name: AdamW(part, lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
+            name: AdamW(part, lr=self.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
             for name, part in world.dynamics.parts().items()
         }
         self.seeds = np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch + s.rare, dtype=np.uint64)
@@ -174,7 +175,7 @@ class WorldLearner:
             for part in rest:
                 total = total + part
         tape.backward(total)
-        lr = self.s.lr * min(1.0, (self.step + 1) / max(1, self.s.warmup)) * rate
+        lr = self.lr * min(1.0, (self.step + 1) / max(1, self.s.warmup)) * rate
         numbers = {name: value.item() for name, value in losses.items()} | {"lr": lr}
         for name, optimiser in self.optimisers.items():
             optimiser.lr = lr
