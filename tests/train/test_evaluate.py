@@ -61,6 +61,14 @@ def test_a_policy_knows_its_environment(world, tmp_path):
         assert evaluate(policy, env_id, episodes=2).mean.n == 2
 
 
+def test_an_environment_of_ones_own_is_shown_at_the_policy_s_size(world):
+    import gymnasium as gym
+
+    policy = wm.Policy.for_world(world, width=4, features=16)
+    env = gym.make("CartPole-v1", render_mode="rgb_array")
+    assert evaluate(policy, env, episodes=2, pixels="render").mean.n == 2
+
+
 def test_in_the_imagined_world(world, tmp_path):
     policy = wm.Policy.for_world(world, width=4, features=16)
     a = evaluate(policy, world=world, episodes=2, longest=7)

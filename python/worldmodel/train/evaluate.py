@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data import RandomPolicy, environment
+from ..data.environment import Environment
 from ..metrics import Interval, interval
 
 
@@ -101,20 +102,23 @@ def evaluate(
 
 
 def _environment(policy: Any, env_id: Any, world: Any, how: dict[str, Any]) -> Any:
+    """The environment to play in, prepared as `how` says, else as the policy's world was, else to the policy's frames."""
     if world is not None:
         from ..envs import Imagined
 
         return Imagined(world)
-    known = getattr(policy, "environment", None)
-    if env_id is None:
-        if known is None:
-            raise ValueError("evaluate: say in which environment; the policy does not know where it comes from")
-        return environment(**{**known, **how})
     if isinstance(env_id, dict):
         return environment(**{**env_id, **how})
-    if isinstance(env_id, str) and known and known.get("env_id") == env_id:
+    known = getattr(policy, "environment", None)
+    if env_id is None and known is None:
+        raise ValueError("evaluate: say in which environment; the policy does not know where it comes from")
+    if known and env_id in (None, known.get("env_id")):
         return environment(**{**known, **how})
-    return environment(env_id, **how)
+    shape = getattr(policy, "frame_shape", None)
+    prepared = isinstance(env_id, Environment)
+    if shape is not None and not prepared:
+        how = {"frames": tuple(shape[:2]), **how}
+    return env_id if prepared and not how else environment(env_id, **how)
 
 
 def check_acts_in(policy: Any, env: Any) -> None:
