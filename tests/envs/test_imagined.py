@@ -15,8 +15,7 @@ from worldmodel.envs import ID, Imagined
 
 
 def rollout(env, steps, seed=None, options=None, actions=None):
-    """Frames, rewards and ends of an episode, begun anew whenever it ends; actions are drawn from the seed.
-    """
+    """Frames, rewards and ends of an episode, begun anew whenever it ends; actions are drawn from the seed."""
     space = env.action_space
     space.seed(0 if seed is None else seed)
     rows = [(env.reset(seed=seed, options=options)[0], 0.0, False, False)]
@@ -28,9 +27,7 @@ def rollout(env, steps, seed=None, options=None, actions=None):
 
 
 def same(a, b):
-    return len(a) == len(b) and all(
-        np.array_equal(x[0], y[0]) and x[1:] == y[1:] for x, y in zip(a, b, strict=True)
-    )
+    return len(a) == len(b) and all(np.array_equal(x[0], y[0]) and x[1:] == y[1:] for x, y in zip(a, b, strict=True))
 
 
 # ---- Gymnasium's own checks ----
@@ -74,16 +71,11 @@ def test_make_takes_a_world_and_shares_it(world):
     assert same(rollout(env, 6, seed=3), rollout(Imagined(world), 6, seed=3))
 
 
-@pytest.mark.parametrize(
-    "first", ["import worldmodel, gymnasium", "import gymnasium, worldmodel", "import gymnasium"]
-)
+@pytest.mark.parametrize("first", ["import worldmodel, gymnasium", "import gymnasium, worldmodel", "import gymnasium"])
 def test_importing_worldmodel_registers(first, world_file):
     name = ID if "worldmodel" in first else f"worldmodel:{ID}"
     code = f"{first}; e = gymnasium.make({name!r}, world={world_file!r}); print(e.reset(seed=0)[0].shape)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
-        == "(16, 16, 3)"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "(16, 16, 3)"
 
 
 def test_importing_worldmodel_imports_nothing_heavy():
@@ -197,9 +189,7 @@ def test_actions_and_noise_matter(world):
 
 
 def test_termination_follows_its_probability(replay):
-    never, always = (
-        Imagined(tiny.make_world(replay, termination=t), max_episode_steps=40) for t in (-1e4, 1e4)
-    )
+    never, always = (Imagined(tiny.make_world(replay, termination=t), max_episode_steps=40) for t in (-1e4, 1e4))
     never.reset(seed=0), always.reset(seed=0)
     assert always.step(0)[2:4] == (True, False)
     assert [never.step(0)[2:4] for _ in range(40)] == [(False, False)] * 39 + [(False, True)]
@@ -345,9 +335,7 @@ def test_wrong_arguments(world, tmp_path):
 def test_a_state_of_another_world_is_refused(world, replay):
     env, other = (
         Imagined(world),
-        Imagined(
-            wm.World.create(replay, backbone="unet", size="T", context=2, widths=(8, 16), depths=(1, 1))
-        ),
+        Imagined(wm.World.create(replay, backbone="unet", size="T", context=2, widths=(8, 16), depths=(1, 1))),
     )
     env.reset(seed=0), other.reset(seed=0)
     for wrong in ({}, other.get_state()):

@@ -71,9 +71,7 @@ def test_disabled_equals_sync_vector_env(restless):
         over = a[2] | a[3]
         if over.any():
             some += not over.all()
-            with pytest.raises(
-                gym.error.ResetNeeded, match=str(np.flatnonzero(over).tolist()).replace("[", r"\[")
-            ):
+            with pytest.raises(gym.error.ResetNeeded, match=str(np.flatnonzero(over).tolist()).replace("[", r"\[")):
                 ours.step(actions)
             options = {"reset_mask": over}
             assert equal(ours.reset(options=options)[0], theirs.reset(options=dict(options))[0])
@@ -113,12 +111,8 @@ def test_next_step_ignores_the_action_after_an_end(timed):
     states = [copy.deepcopy(envs), envs]
     results = [e.step(np.full(N, a)) for e, a in zip(states, (-1, 1), strict=True)]
     for frames, rewards, terminated, truncated, _ in results:
-        assert (
-            np.array_equal(frames, results[0][0]) and not rewards.any() and not (terminated | truncated).any()
-        )
-        assert any(np.array_equal(frames[0], f) for f in timed.starts[0][:, -1]) and not np.array_equal(
-            frames, last
-        )
+        assert np.array_equal(frames, results[0][0]) and not rewards.any() and not (terminated | truncated).any()
+        assert any(np.array_equal(frames[0], f) for f in timed.starts[0][:, -1]) and not np.array_equal(frames, last)
 
 
 def test_same_step_gives_the_last_frame_in_infos(timed):
@@ -144,9 +138,7 @@ def test_reset_mask_begins_only_those(timed):
     before = envs.step(np.zeros(N, int))[0]
     mask = np.array([False, True, False])
     frames, _ = envs.reset(seed=[None, 5, None], options={"reset_mask": mask})
-    assert np.array_equal(frames[~mask], before[~mask]) and np.array_equal(
-        frames[1], Imagined(timed).reset(seed=5)[0]
-    )
+    assert np.array_equal(frames[~mask], before[~mask]) and np.array_equal(frames[1], Imagined(timed).reset(seed=5)[0])
     assert envs.step(np.zeros(N, int))[3].tolist() == [True, False, True]
 
 
@@ -188,9 +180,7 @@ def test_ragged_lanes_equal_separate_runs(timed):
         over = envs._done.copy()
         frames, rewards, _, truncated, _ = envs.step(actions)
         for k, env in enumerate(separate):
-            frame, reward, _, late, _ = (
-                (*env.reset()[:1], 0.0, False, False, {}) if over[k] else env.step(actions[k])
-            )
+            frame, reward, _, late, _ = (*env.reset()[:1], 0.0, False, False, {}) if over[k] else env.step(actions[k])
             assert np.array_equal(frames[k], frame) and rewards[k] == reward and truncated[k] == late
 
 

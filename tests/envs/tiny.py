@@ -34,9 +34,7 @@ def make_replay(path, space=DISCRETE, episodes=4, steps=12, seed=0, **kwargs):
 
 def make_world(replay, termination=-3.0, seed=1, steps=1):
     """Random weights; an episode ends with about the probability sigmoid(termination) a step."""
-    world = wm.World.create(
-        replay, backbone="unet", size="T", widths=(8, 16), depths=(1, 1), cond=16, steps=steps
-    )
+    world = wm.World.create(replay, backbone="unet", size="T", widths=(8, 16), depths=(1, 1), cond=16, steps=steps)
     rng = np.random.default_rng(seed)
     for parameter in world.parameters():
         a = parameter.numpy()

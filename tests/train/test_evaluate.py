@@ -106,9 +106,9 @@ def test_returns_are_sums_of_rewards_of_whole_episodes():
 
     returns, lengths = play_episodes(Always(0), Scripted(), 3, seed=1)
     assert lengths.tolist() == [1, 2, 3] and returns.tolist() == [0.5, 1.5, 3.0]
-    assert play_episodes(RandomPolicy(Scripted.action_space, seed=0), Scripted(), 1, seed=9, longest=4)[
-        1
-    ].tolist() == [4]
+    assert play_episodes(RandomPolicy(Scripted.action_space, seed=0), Scripted(), 1, seed=9, longest=4)[1].tolist() == [
+        4
+    ]
 
 
 def test_reports_are_written(tmp_path):
@@ -139,10 +139,6 @@ def test_reports_are_written(tmp_path):
     write_report(tmp_path, about)
     assert json.loads((tmp_path / "report.json").read_text())["psnr"] == about["psnr"]
     text = (tmp_path / "report.md").read_text()
-    assert (
-        "Real return **1.0**" in text
-        and "| 1 |" in text
-        and "nan" not in text.split("| 1 |")[1].split("\n")[0]
-    )
+    assert "Real return **1.0**" in text and "| 1 |" in text and "nan" not in text.split("| 1 |")[1].split("\n")[0]
     for name in ("real-against-imagined.png", "curves.png", "drift.png", "returns.png"):
         assert (tmp_path / name).stat().st_size > 500, name

@@ -113,9 +113,7 @@ class KnownSampler(Sampler):
         bright = frames.reshape(self.n, -1).mean(1) > 127
         rewards, termination = self.world.reward(bright, actions)
         ended = np.asarray(termination, np.float32)
-        return Step(
-            frames, np.asarray(rewards, np.float32), ended > 0.5, ended, np.zeros((self.n, 1), np.float32)
-        )
+        return Step(frames, np.asarray(rewards, np.float32), ended > 0.5, ended, np.zeros((self.n, 1), np.float32))
 
 
 def replay_of(path, space):
@@ -160,9 +158,7 @@ def nothing(bright):
 
 
 def test_it_finds_the_button(tmp_path):
-    policy, _ = learn(
-        tmp_path, spaces.Discrete(3, start=-1), lambda bright, a: (a[:, 2], nothing(bright)), steps=40
-    )
+    policy, _ = learn(tmp_path, spaces.Discrete(3, start=-1), lambda bright, a: (a[:, 2], nothing(bright)), steps=40)
     assert all(a == 1 for a in acts(policy, 0))
     assert np.mean([a == 1 for a in acts(policy, 1, greedy=False, count=64)]) > 0.8
 
@@ -180,9 +176,7 @@ def test_it_finds_the_button_that_the_frame_calls_for(tmp_path):
 
 def test_it_prefers_to_live(tmp_path):
     """A step of life is worth 1; action 1 pays 1.5 at once but ends it."""
-    policy, _ = learn(
-        tmp_path, spaces.Discrete(2), lambda bright, a: (1 + 0.5 * a[:, 1], a[:, 1]), steps=40, gamma=0.9
-    )
+    policy, _ = learn(tmp_path, spaces.Discrete(2), lambda bright, a: (1 + 0.5 * a[:, 1], a[:, 1]), steps=40, gamma=0.9)
     assert all(a == 0 for a in acts(policy, 0))
 
 
@@ -292,9 +286,7 @@ def test_nan_rewards_stop_it(tmp_path):
 
 def test_a_run_leaves_a_log_and_the_policy(tmp_path):
     run = tmp_path / "run"
-    policy, _ = learn(
-        tmp_path, spaces.Discrete(2), lambda bright, a: (a[:, 1], nothing(bright)), steps=2, run=str(run)
-    )
+    policy, _ = learn(tmp_path, spaces.Discrete(2), lambda bright, a: (a[:, 1], nothing(bright)), steps=2, run=str(run))
     assert len((run / "log.jsonl").read_text().splitlines()) == 2
     again = wm.Policy.load(run / "policy.safetensors")
     assert acts(again, 0) == acts(policy, 0)

@@ -38,9 +38,7 @@ def rows(folder):
 
 def killed(folder, number, line):
     """Run the program, send it a signal once its log has so many lines; returns what it printed."""
-    process = subprocess.Popen(
-        [sys.executable, tiny_run.__file__, str(folder)], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, tiny_run.__file__, str(folder)], stdout=subprocess.PIPE, text=True)
     saved = Path(folder) / "run" / "state.safetensors"
     until = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < until:
@@ -74,11 +72,7 @@ def test_interrupted_it_saves_says_so_and_goes_on_bit_for_bit(undisturbed, tmp_p
 def test_a_finished_run_changes_no_more(undisturbed):
     folder, weights, result = undisturbed
     world, again = tiny_run.train(folder)
-    assert (
-        same(world.state_dict(), weights)
-        and again["steps"] == tiny_run.STEPS
-        and again["psnr"] == result["psnr"]
-    )
+    assert same(world.state_dict(), weights) and again["steps"] == tiny_run.STEPS and again["psnr"] == result["psnr"]
 
 
 def test_another_world_or_replay_in_the_same_folder_is_refused(undisturbed, tmp_path):
@@ -107,9 +101,7 @@ def test_a_run_logs_and_keeps_the_best_by_roll_outs(undisturbed):
     folder, weights, result = undisturbed
     assert result["steps"] == tiny_run.STEPS and len(result["psnr"]) == 2
     log = rows(folder)
-    assert {"frames", "reward", "termination", "lr", "grad_norm_frames"} <= log[1].keys() and log[1][
-        "step"
-    ] == 10
+    assert {"frames", "reward", "termination", "lr", "grad_norm_frames"} <= log[1].keys() and log[1]["step"] == 10
     scores = {r["step"]: np.mean([r["psnr_1"], r["psnr_2"]]) for r in log if "psnr_1" in r}
     assert list(scores) == [5, 10, 12] and scores[result["best_step"]] == max(scores.values())
     best = wm.World.load(folder / "run" / "best.safetensors")

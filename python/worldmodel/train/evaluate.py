@@ -102,7 +102,7 @@ def evaluate(
 
 
 def _environment(policy: Any, env_id: Any, world: Any, how: dict[str, Any]) -> Any:
-    """The environment to play in, prepared as `how` says, else as the policy's world was, else to the policy's frames."""
+    """The environment to play in, prepared as `how` says, else as the policy's world was, else at its frame size."""
     if world is not None:
         from ..envs import Imagined
 
