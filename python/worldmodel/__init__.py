@@ -28,6 +28,7 @@ _HOME = {
     "Policy": "policy",
     "Window": "models.dynamics",
     "Sampler": "sampling",
+    "rollout": "sampling",
     "set_threads": "machine",
     "threads": "machine",
     "kernels": "machine",

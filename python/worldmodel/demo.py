@@ -246,9 +246,10 @@ class _Demo:
         began = time.monotonic()
         self.say(f"collecting {steps} real steps of {self.r.env_id}")
         known = sum(about.get("episodes", 0) for about in self.stages.done.values())
+        kept = self._kept_steps(path)
         replay = collect(
             self.r.env_id,
-            steps=steps,
+            steps=max(1, steps - kept),
             frames=self.r.frames,
             policy=policy,
             path=path,
@@ -261,6 +262,13 @@ class _Demo:
         self.say(f"{len(returns)} episodes, mean return {'?' if mean is None else f'{mean:.1f}'}")
         self.stages.finish(name, began, steps=steps, collected=mean, episodes=len(returns))
         return replay
+
+    def _kept_steps(self, path: Path) -> int:
+        """Steps of an interrupted collection: they count."""
+        if not (path / "meta.json").exists():
+            return 0
+        before = sum(a["steps"] for name, a in self.stages.done.items() if name.startswith("collect"))
+        return max(0, Replay.open(path).num_steps - before)
 
     def make(self, replay: Replay) -> tuple[World, Policy | None]:
         from . import machine

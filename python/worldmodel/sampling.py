@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -83,9 +84,7 @@ class Sampler:
         if actions is None:
             actions = np.zeros((*frames.shape[:2], self.action_features), np.float32)
         if actions.shape != (*frames.shape[:2], self.action_features):
-            raise ValueError(
-                f"reset: actions must be {(*frames.shape[:2], self.action_features)}, got {actions.shape}"
-            )
+            raise ValueError(f"reset: actions must be {(*frames.shape[:2], self.action_features)}, got {actions.shape}")
         if seeds is not None:
             self.state["stream"].numpy()[rows] = streams(seeds)
         self.begin(rows, frames, actions)
@@ -121,9 +120,7 @@ class Sampler:
         for name, t in self.state.items():
             t.numpy()[rows] = snapshot[name]
 
-    def fork(
-        self, row: int, rows: Sequence[int] | np.ndarray, seeds: Sequence[int] | np.ndarray | None = None
-    ) -> None:
+    def fork(self, row: int, rows: Sequence[int] | np.ndarray, seeds: Sequence[int] | np.ndarray | None = None) -> None:
         """Make the environments rows copies of row: the same past and, unless seeds are given, the same
         random future."""
         for t in self.state.values():
@@ -131,3 +128,21 @@ class Sampler:
             a[np.asarray(rows, np.int64)] = a[row]
         if seeds is not None:
             self.state["stream"].numpy()[np.asarray(rows, np.int64)] = streams(seeds)
+
+
+def rollout(world: Any, start: np.ndarray, actions: Any, seed: int = 0, **options: Any) -> np.ndarray:
+    """What a world imagines after frames by actions: uint8 (T,H,W,C), one frame an action, whether or not it ends.
+
+    start: one frame (H,W,C) uint8 or a history (n,H,W,C); actions: T of them, a list or Gymnasium's batched form;
+    options: the backbone's (steps=...).  Raises ValueError for other shapes, or an action outside the space.
+    """
+    start = np.asarray(start)
+    history = start[None] if start.ndim == 3 else start
+    shape = tuple(world.config.frame_shape)
+    if history.ndim != 4 or history.shape[1:] != shape or history.dtype != np.uint8 or not len(history):
+        raise ValueError(f"rollout: start must be {shape} uint8, or n of these, got {start.shape} {start.dtype}")
+    sampler = world.sampler(1, **options)
+    sampler.reset(history[None], seeds=[seed])
+    features = world.features(actions) if len(actions) else []
+    frames = [sampler.step(row[None]).frames[0] for row in features]
+    return np.stack(frames) if frames else np.zeros((0, *shape), np.uint8)

@@ -253,6 +253,24 @@ def test_a_reset_draws_the_same_numbers_whatever_its_options(world):
     assert np.array_equal(others[0], others[1]) and np.array_equal(others[0], others[2])
 
 
+def test_a_rollout_is_the_environment_s(world, replay):
+    start, actions = replay.start(0), [0, 1, -1, 1]
+    frames = wm.rollout(world, start, actions, seed=4)
+    assert frames.shape == (4, 16, 16, 3) and frames.dtype == np.uint8
+    assert np.array_equal(frames, wm.rollout(world, start, np.array(actions), seed=4))
+    assert not np.array_equal(frames, wm.rollout(world, start, actions, seed=5))
+    env = Imagined(world)
+    env.reset(seed=0, options={"frames": start[None]})
+    env._lanes.sampler.reset(start[None, None], seeds=[4])
+    assert np.array_equal(frames, [env.step(a)[0] for a in actions])
+    assert wm.rollout(world, start, []).shape == (0, 16, 16, 3)
+    for wrong in (start[:8], start.astype(float), start[None][:0]):
+        with pytest.raises(ValueError, match="rollout: start"):
+            wm.rollout(world, wrong, actions)
+    with pytest.raises(ValueError, match="action"):
+        wm.rollout(world, start, [5])
+
+
 # ---- rendering ----
 
 

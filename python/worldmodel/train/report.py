@@ -192,6 +192,13 @@ def _axes(width: float = 7, height: float = 3, columns: int = 1) -> Any:
     return pyplot.subplots(1, columns, figsize=(width, height), constrained_layout=True)
 
 
+def _write(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 def _plot_curves(curves: dict[str, np.ndarray], path: Path) -> None:
     made = _axes()
     if made is None:
@@ -207,7 +214,7 @@ def _plot_curves(curves: dict[str, np.ndarray], path: Path) -> None:
         axes.plot(steps, curves[key], label=label, linestyle="--" if key.startswith("copy") else "-")
     axes.set(xlabel="steps ahead", ylabel="PSNR, dB")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    _write(figure, path)
 
 
 def _plot_drift(curves: dict[str, np.ndarray], path: Path) -> None:
@@ -218,7 +225,7 @@ def _plot_drift(curves: dict[str, np.ndarray], path: Path) -> None:
     for axis, (name, curve) in zip(axes, curves.items(), strict=True):
         axis.plot(np.arange(1, len(curve) + 1), curve)
         axis.set(title=name, xlabel="imagined steps")
-    figure.savefig(path, dpi=120)
+    _write(figure, path)
 
 
 def _plot_returns(about: dict[str, Any], path: Path) -> None:
@@ -235,7 +242,7 @@ def _plot_returns(about: dict[str, Any], path: Path) -> None:
         axes.set_title(f"collected on the way: {', '.join(f'{r:.0f}' for r in returns)}", fontsize=8)
     axes.set(xlabel="return")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    _write(figure, path)
 
 
 def write_report(folder: Path, about: dict[str, Any]) -> None:
