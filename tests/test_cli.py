@@ -142,8 +142,8 @@ def test_play_in_the_terminal_with_scripted_keys(folder, tmp_path, capsys, monke
 def test_a_policy_plays(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(" " * 100))
     call = ["play", "--world", f"{folder}/world.safetensors", "--policy", f"{folder}/policy.safetensors", "--terminal"]
-    assert main([*call, "--steps", "4", "--fps", "1000"]) == 0
-    assert capsys.readouterr().out.count("\x1b[H") == 4
+    assert main([*call, "--steps", "4", "--fps", "1000", "--record", f"{tmp_path}/film.mp4"]) == 0
+    assert capsys.readouterr().out.count("\x1b[H") == 4 and (tmp_path / "film.mp4").stat().st_size > 500
 
 
 def test_play_in_a_window(folder, monkeypatch):
@@ -324,6 +324,15 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(folder, tmp_path, ca
     call = ("train", "--replay", folder / "replay", "--out", path, "--size", "T", "--steps", 1, *SMALL)
     assert "No space left on device" in fails(capsys, *call)
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_python_m_worldmodel_is_the_same(capsys, monkeypatch):
+    import runpy
+
+    monkeypatch.setattr(sys, "argv", ["worldmodel", "info"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("worldmodel", run_name="__main__")
+    assert end.value.code == 0 and wm.__version__ in capsys.readouterr().out
 
 
 def test_ctrl_c_is_130(monkeypatch, capsys):

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import worldmodel as wm
 from gymnasium.utils.env_checker import check_env
+from gymnasium.utils.env_match import check_environments_match
 from worldmodel.envs import ID, Imagined
 
 
@@ -63,6 +64,10 @@ def test_make_keeps_a_spec_that_survives_json(world_file):
     env = gym.make(ID, world=world_file, steps=2)
     again = gym.envs.registration.EnvSpec.from_json(env.spec.to_json())
     assert same(rollout(env, 6, seed=3), rollout(gym.make(again), 6, seed=3))
+
+
+def test_two_made_alike_match(world_file):
+    check_environments_match(gym.make(ID, world=world_file), gym.make(ID, world=world_file), num_steps=10)
 
 
 def test_make_takes_a_world_and_shares_it(world):

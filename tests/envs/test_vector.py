@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
+import worldmodel as wm
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 from worldmodel.envs import ID, Imagined, ImaginedVector
@@ -279,6 +280,20 @@ def test_make_vec(world_file, mode):
         assert (cut.step(cut.action_space.sample())[3] | cut._done).all()
     envs.close(), envs.close()
     assert envs.closed
+
+
+def test_each_environment_in_a_process_of_its_own(world_file):
+    before = wm.threads()
+    wm.set_threads(2)  # the children are forked from a process that has run threads
+    try:
+        one = gym.make_vec(ID, num_envs=2, vectorization_mode="vector_entry_point", world=world_file)
+        frames = one.reset(seed=3)[0]
+        envs = gym.make_vec(ID, num_envs=2, vectorization_mode="async", world=world_file)
+        assert np.array_equal(envs.reset(seed=3)[0], frames)
+        assert np.array_equal(envs.step(np.array([0, 1]))[0], one.step(np.array([0, 1]))[0])
+        envs.close()
+    finally:
+        wm.set_threads(before)
 
 
 def test_wrappers_of_gymnasium_work(restless):

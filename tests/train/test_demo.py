@@ -96,6 +96,10 @@ def test_killed_anywhere_it_ends_the_same(undisturbed, tmp_path, monkeypatch, wh
     assert about["real_steps"] == 260 and a.keys() == b.keys()
     assert all(np.array_equal(a[k], b[k]) for k in a)
     assert about["real_returns"] == undisturbed[1]["real_returns"]
+    for part in ("world", "policy"):
+        logs = [(f / part / "log.jsonl").read_text().splitlines() for f in (undisturbed[0], tmp_path)]
+        steps = [[json.loads(line)["step"] for line in log] for log in logs]
+        assert steps[0] == steps[1], "the log has every line once"
 
 
 def test_an_interrupted_collection_counts(tmp_path, monkeypatch):

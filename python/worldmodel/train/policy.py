@@ -243,6 +243,7 @@ class PolicyLearner:
         for prefix, target in (("policy.", self.policy), ("optimiser.", self.optimiser)):
             target.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         self.rounds, self.range = about["rounds"], about["range"]
+        self.folder.rewind(self.rounds)
         return True
 
     def round(self, imagination: Imagination) -> dict[str, float]:

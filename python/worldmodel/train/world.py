@@ -272,6 +272,7 @@ class WorldLearner:
         self.world.load_state_dict(part("world."))
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(part(f"optimiser.{name}."))
+        self.folder.rewind(about["step"])
         self.step, self.best, self.best_step = about["step"], part("best."), about["best_step"]
         self.best_score = -np.inf if about["best_score"] is None else about["best_score"]
 
@@ -282,7 +283,6 @@ class WorldLearner:
         about = self.restore()
         assert about is not None
         self.batches.set_state(about["batches"])
-        self.folder.rewind(self.step)
         return about["done"], about["seconds"]
 
 
