@@ -184,8 +184,11 @@ class Run:
         """Forget what was logged after a step: a killed run goes on from what it saved before."""
         path = self.folder / "log.jsonl" if self.folder else None
         if path and path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step(line) <= step]
-            write_atomically(path, "".join(line + "\n" for line in lines).encode())
+            lines = path.read_text().splitlines()
+            kept = [line for line in lines if _step(line) <= step]
+            if len(kept) < len(lines):
+                self.close()
+                write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
     def close(self) -> None:
         if self._log:

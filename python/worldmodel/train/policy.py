@@ -211,6 +211,7 @@ class PolicyLearner:
     def learn(self, replay: Replay, steps: int | None = None, minutes: float | None = None) -> dict[str, float]:
         """So many rounds, or minutes; returns the means of the last rounds' numbers."""
         check_fits(self.world.config, replay)
+        self.folder.rewind(self.rounds)
         if self.rounds == 0:
             self.borrow()
         imagination = Imagination(
@@ -243,7 +244,6 @@ class PolicyLearner:
         for prefix, target in (("policy.", self.policy), ("optimiser.", self.optimiser)):
             target.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         self.rounds, self.range = about["rounds"], about["range"]
-        self.folder.rewind(self.rounds)
         return True
 
     def round(self, imagination: Imagination) -> dict[str, float]:

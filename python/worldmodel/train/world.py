@@ -140,6 +140,7 @@ class WorldLearner:
         self.rare = RareSteps(self.train, self.world.dynamics.window)
         with self.train.batches(s.batch, self.world.dynamics.window, seed=s.seed + self.step) as self.batches:
             done, seconds = self._resume() if stage else (0, 0.0)
+            self.folder.rewind(self.step)
             self.budget = Budget(steps, minutes, "world", done, seconds, quiet=s.quiet)
             for _ in self.budget:
                 numbers = self.update(max(s.floor, 1 - self.budget.fraction) if falling else 1.0)
@@ -272,7 +273,6 @@ class WorldLearner:
         self.world.load_state_dict(part("world."))
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(part(f"optimiser.{name}."))
-        self.folder.rewind(about["step"])
         self.step, self.best, self.best_step = about["step"], part("best."), about["best_step"]
         self.best_score = -np.inf if about["best_score"] is None else about["best_score"]
 
