@@ -8,7 +8,7 @@
 /* What an attention op was told, as numbers; the order of attributes is that of the specs below. */
 enum { HEADS, KV_HEADS, MASK, WINDOW, FRAME, SCALE, AXIS };
 
-static int64_t row_width(const wm_tensor *t) { return t->shape[t->ndim - 1]; }
+static int64_t row_width(const wm_tensor *t) { return t->ndim ? t->shape[t->ndim - 1] : 1; }
 
 /* The sequence axis, counted from the front; -1 with an error if x has no such axis before its last. */
 static int sequence_axis(const char *op, const wm_tensor *x, int64_t axis) {

@@ -2,7 +2,7 @@
 #include "cells.h"
 
 static int rows_axes(const wm_node *n) { return n->in[0]->ndim - 1; }
-static int64_t width(const wm_node *n) { return n->in[0]->shape[n->in[0]->ndim - 1]; }
+static int64_t width(const wm_node *n) { return n->in[0]->ndim ? n->in[0]->shape[n->in[0]->ndim - 1] : 1; }
 static int64_t rows(const wm_node *n) { return n->in[0]->size / width(n); }
 static const float *numbers_of(const wm_tensor *t) { return t ? t->data : NULL; }
 

@@ -7,7 +7,7 @@
 
 enum { NORM_CHUNK = 64 };       /* rows whose sums share a row of scratch, as in kernels.def */
 
-static int64_t last(const wm_tensor *t) { return t->shape[t->ndim - 1]; }
+static int64_t last(const wm_tensor *t) { return t->ndim ? t->shape[t->ndim - 1] : 1; }
 static float *data(const wm_tensor *t) { return t ? t->data : NULL; }
 
 /* ---- checks ------------------------------------------------------------------------------------- */

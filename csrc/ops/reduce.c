@@ -230,7 +230,7 @@ static int infer_row_number(wm_node *n) { return has_rows(n) ? wm_out(n, 0, WM_F
 static int infer_with_log_sum(wm_node *n) {
     return infer_row_number(n) < 0 ? -1 : wm_save(n, 0, WM_F32, n->in[0]->ndim - 1, n->in[0]->shape);
 }
-static int64_t width(const wm_node *n) { return n->in[0]->shape[n->in[0]->ndim - 1]; }
+static int64_t width(const wm_node *n) { return n->in[0]->ndim ? n->in[0]->shape[n->in[0]->ndim - 1] : 1; }
 static int64_t rows(const wm_node *n) { return n->in[0]->size / width(n); }
 
 static void softmax_forward(wm_node *n) { n->k->softmax_forward(n->out[0]->data, n->in[0]->data, rows(n), width(n)); }

@@ -2,7 +2,7 @@
 #include "../tape/tape.h"
 #include <math.h>
 
-static int64_t columns_of(const wm_tensor *t) { return t->shape[t->ndim - 1]; }
+static int64_t columns_of(const wm_tensor *t) { return t->ndim ? t->shape[t->ndim - 1] : 1; }
 static float *numbers(const wm_tensor *t) { return t ? t->data : NULL; }
 
 /* ---- rotary_table -------------------------------------------------------------------------------- */

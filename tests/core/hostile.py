@@ -200,6 +200,40 @@ def attack(name: str, calls: list, number: int) -> None:
     one()
 
 
+def sweep(name: str, calls: list) -> None:
+    """Each tensor of each call in turn as a number without axes, as a vector, with an axis more, and of other types."""
+    for example in calls:
+        places = [("args", i) for i in range(len(example["args"]))] + [("kwargs", k) for k in example["kwargs"]]
+        for kind, at in places:
+            like = example[kind][at]
+            if not isinstance(like, dict):
+                continue
+            n = int(np.prod(like["shape"]))
+            for shape in ([], [1], [n], [1, *like["shape"]], [*like["shape"], 1], [1] * 6, like["shape"][1:], [0]):
+                for dtype in ("float32", "int32", "uint8", "bfloat16"):
+                    bent = {**example, kind: list(example[kind]) if kind == "args" else dict(example[kind])}
+                    bent[kind][at] = {"shape": shape[:6], "dtype": dtype, "top": 1}
+                    with Tape() as tape:
+                        out = attempt(
+                            _core.ops[name],
+                            *map(plain, bent["args"]),
+                            **{k: plain(v) for k, v in bent["kwargs"].items()},
+                        )
+                    out = out[0] if isinstance(out, tuple) else out
+                    if out is not None and out.needs_grad:
+                        attempt(tape.backward, out, Tensor(np.ones(out.shape, np.float32)))
+
+
+def plain(v):
+    """What an argument says, without hypothesis: ones."""
+    if not isinstance(v, dict):
+        return tuple(v) if isinstance(v, list) else v
+    if v["dtype"] in ("int32", "uint8"):
+        return Tensor(np.zeros(v["shape"], v["dtype"]), copy=True)
+    t = Tensor(np.ones(v["shape"], np.float32), needs_grad=True, copy=True)
+    return _core.ops["cast"](t, to="bfloat16") if v["dtype"] == "bfloat16" and t.size else t
+
+
 def fuzz(seconds: float, seed: int) -> None:
     corpus = json.loads(CALLS.read_text())
     names = sorted(_core.ops)
@@ -208,6 +242,9 @@ def fuzz(seconds: float, seed: int) -> None:
     )
     _core.pool_limit(256 << 20)
     _core.pool_guard(True)
+    for name in names:
+        print("sweep", name, flush=True)
+        sweep(name, corpus[name])
     end, turn, examples = time.monotonic() + seconds, 0, 0
     while time.monotonic() < end or turn == 0:
         for name in names:
