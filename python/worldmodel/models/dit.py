@@ -10,6 +10,10 @@ attended apart.
 A frame (H,W,C) is cut into patches: N tokens.  With stem channels, convolutions at full resolution stand
 before the cut and after the join, and what they saw skips the transformer.  Activations are (B,T,N,width)
 throughout.
+
+Measured on a toy (textures that an action pans by 4 pixels, 32x32, size T, 100 steps of 8x8 frames, copy-last
+12.7 dB): one step ahead 15.2 dB at lr 1e-3, 16.8 at 2e-3, 17.0 at 4e-3; without the stem 14.0; with gates
+that start at 0.3 14.6; without the bootstrap 17.1 at 2e-3.
 """
 
 from __future__ import annotations
