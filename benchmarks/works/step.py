@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from measure import Work
 from works.linear import torch_module
-from worldmodel import _core
+from worldmodel import _core, diffusion
 from worldmodel.models.dit import DiT
 from worldmodel.tensor import Tape, Tensor
 
@@ -27,6 +27,7 @@ STEPS = [(1, 4, 2.5), (1, 2, None), (1, 1, None), (32, 4, 2.0)]
 """(batch, denoising steps, goal); times are per frame"""
 
 SHAPE, FEATURES = (64, 64, 3), 4
+MIX = diffusion.mix(np.full((1, 1), 0.25, np.float32), np.full((1, 1), 0.98, np.float32), True)
 
 
 def awake(model: DiT, seed: int = 0) -> DiT:
@@ -47,10 +48,15 @@ def pass_flop(model: DiT) -> float:
     ends = model.patches.cut.weight.size * N + model.patches.out.weight.size * N
     around = 0
     if c.stem:
-        pixels = N * model.patches._patch**2
-        convs = [model.patches.first, model.patches.last]
-        convs += [part for b in (*model.patches.before, *model.patches.after) for part in (b.first, b.second)]
-        around = sum(conv.weight.size * pixels for conv in convs)
+        p = model.patches
+        around = p.first.weight.size * N * (p._patch << (c.levels - 1)) ** 2
+        for i in range(c.levels):
+            pixels = N * (p._patch << (c.levels - 1 - i)) ** 2
+            blocks = [p.before[i], p.after[i + 1]] + ([p.after[0]] if i == 0 else [])
+            around += pixels * sum(b.first.weight.size + b.second.weight.size for b in blocks)
+            around += pixels * (p.last.weight.size if i == 0 else 0)
+            if i:
+                around += pixels * p.shrink[i - 1].weight.size + 4 * pixels * p.grow[i - 1].weight.size
     return 2.0 * (c.layers * block + time + ends + around)
 
 
@@ -67,7 +73,7 @@ def one_pass(model: DiT, n: int = 1):
     noisy, carried, condition = numbers(n, 1, *SHAPE), numbers(n, 1, *SHAPE), numbers(n, 1, d)
     with Tape(grad=False) as tape:
         m = model.modulate(condition)
-        out, _ = model.predict(noisy, carried, m, model.cached_time(caches, position), features=False)
+        out, _ = model.predict(noisy, carried, MIX, m, model.cached_time(caches, position), features=False)
     return tape.plan(out), (noisy, carried, condition)
 
 
@@ -77,7 +83,8 @@ def peers_of(torch, model: DiT, inputs, quick: bool):
     from dit_cached_twin import CachedTwin
 
     twin = CachedTwin.of(model, len(inputs[0]))
-    given = [torch.from_numpy(t.numpy()) for t in inputs]
+    noisy, carried, condition = (torch.from_numpy(t.numpy()) for t in inputs)
+    given = noisy, carried, torch.from_numpy(MIX)[..., None, None, None], condition
     functions = {"torch": torch.no_grad()(lambda: twin.one_pass(*given))}
     if not quick:
         compiled = torch.compile(twin.one_pass)

@@ -155,6 +155,24 @@ def carried(tau: np.ndarray, spread: float = 0.5) -> np.ndarray:
     return (tau * spread**2 / (tau**2 * spread**2 + (1 - tau) ** 2)).astype(np.float32)
 
 
+def mix(
+    tau: np.ndarray, before: np.ndarray, change: bool, spread: float = 0.5, step: float = 0.1
+) -> np.ndarray:
+    """How a prediction is put together, (4,...): x = a noisy + b carried + c net(d noisy, carried).
+
+    a and b make the best linear guess from the noisy frame and from the one before, if a frame differs from
+    what is carried of the one before (at level before) by s, from step (clean) to spread (noise): with k =
+    tau s^2 / (tau^2 s^2 + (1 - tau)^2), a = k, b = 1 - k tau.  c is what that guess leaves open, (1 - tau) /
+    sqrt(tau^2 s^2 + (1 - tau)^2), so that a nearly clean frame is mostly kept (as c_skip and c_out of EDM,
+    arXiv 2206.00364).  d = 0.1 + 0.9 tau: noise that says nothing is turned down.
+    """
+    tau, trust = np.asarray(tau, np.float64), np.minimum(carried(before), 1.0) if change else 0.0
+    s2 = step**2 + (spread**2 - step**2) * (1.0 - trust) ** 2
+    power = tau**2 * s2 + (1 - tau) ** 2
+    k = tau * s2 / power
+    return np.stack([k, 1 - k * tau, (1 - tau) / np.sqrt(power), 0.1 + 0.9 * tau]).astype(np.float32)
+
+
 # ---- the order in which a window is denoised ----------------------------------------------------------
 
 

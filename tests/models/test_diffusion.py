@@ -150,3 +150,20 @@ def test_level_features_tell_levels_and_steps_apart():
 def test_a_wrong_objective_is_an_error(bad):
     with pytest.raises(ValueError, match="Objective: " + next(iter(bad))):
         Objective(**bad)
+
+
+def test_mix_is_the_best_linear_guess():
+    """x = carried + s u, noisy = tau x + (1 - tau) e: no other pair of weights leaves less, and c says how much is left."""
+    rng = np.random.default_rng(0)
+    n, s = 200_000, 0.1
+    m, u, e = rng.standard_normal(n) * 0.5, rng.standard_normal(n) * s, rng.standard_normal(n)
+    x = m + u
+    for tau in (0.0, 0.5, 0.9, 1.0):
+        noisy = tau * x + (1 - tau) * e
+        a, b, c, d = diffusion.mix(np.array([tau]), np.array([1.0]), True)[:, 0]
+        left = x - a * noisy - b * m
+        assert abs(left.std() - s * c) < 0.003 and abs(d - 0.1 - 0.9 * tau) < 1e-6
+        for da, db in ((0.05, 0), (-0.05, 0), (0, 0.05), (0, -0.05)):
+            assert (x - (a + da) * noisy - (b + db) * m).std() > left.std()
+    assert np.allclose(diffusion.mix(np.array([0.0]), np.array([0.0]), True)[:3, 0], [0, 1, 1])
+    assert np.allclose(diffusion.mix(np.array([1.0]), np.array([0.5]), True)[:3, 0], [1, 0, 0], atol=1e-6)

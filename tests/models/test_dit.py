@@ -63,7 +63,7 @@ def test_wrong_options_are_errors(options, message):
 
 def test_a_new_network_says_the_frame_before():
     model = tiny_dit.make(awake=False)
-    sampler = model.sampler(2, context_level=1.0)
+    sampler = model.sampler(2, steps=1, context_level=1.0)
     frames = tiny_dit.frames_of(np.random.default_rng(1), 2, 2)
     sampler.reset(frames)
     step = sampler.step(tiny_dit.actions_of(np.random.default_rng(1), 2))

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from dit_twin import Twin, angles, rms, turn
-from worldmodel.diffusion import carried, level_features
+from worldmodel.diffusion import carried, level_features, mix
 
 
 class CachedTwin(Twin):
@@ -14,7 +14,7 @@ class CachedTwin(Twin):
     @staticmethod
     def of(model, n):
         weights = {name: torch.tensor(t.numpy()) for name, t in model.named_tensors()}
-        patch = model.patches.cut.weight.shape[1] * (2 if model.config.stem else 1)
+        patch = model.patches.cut.weight.shape[1] << (model.config.levels if model.config.stem else 0)
         twin = CachedTwin(weights, model.config, model.frame_shape, model.patches.grid, patch)
         twin.objective, N, c = model.objective, model.tokens, model.config
         shape = (n, N, twin.heads, c.slots - 1, c.head_width)
@@ -35,20 +35,14 @@ class CachedTwin(Twin):
         keys, values = (torch.cat([old, new], -2) for old, new in zip(self.caches[i], (k, v), strict=True))
         return F.scaled_dot_product_attention(q, keys, values).transpose(-3, -2).flatten(-2).transpose(1, 2)
 
-    def one_pass(self, noisy, carry, c):
-        """The clean frames of one denoising pass; c (n,1,width): the condition."""
-        n = noisy.shape[0]
-        flat = c.flatten(0, 1)
-        x, skip = self.tokens(
-            (torch.cat([noisy, carry], -1) if self.config.change else noisy).flatten(0, 1), flat
-        )
-        x = x.unflatten(0, (n, 1))
-        for i in range(self.config.layers):
-            x = self.block(i, x, c)
-        shift, scale = self.linear("modulation", c).unsqueeze(2).chunk(2, -1)
-        h = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-        out = self.frames(h.flatten(0, 1), skip, flat).unflatten(0, (n, 1))
-        return out + carry if self.config.change else out
+    def one_pass(self, noisy, carry, mix, c):
+        """The clean frames of one denoising pass; mix (4,1,1,1,1,1); c (n,1,width): the condition."""
+        return self.body(noisy, carry if self.config.change else None, mix, c)[0]
+
+    def mix(self, tau, level):
+        """See diffusion.mix."""
+        at, before = np.full((1, 1), tau, np.float32), np.full((1, 1), level, np.float32)
+        return torch.from_numpy(mix(at, before, self.config.change))[..., None, None, None]
 
     def condition(self, tau, size, level, actions):
         at = np.full((len(actions), 1), tau, np.float32)
@@ -64,11 +58,18 @@ class CachedTwin(Twin):
         carry = self.last * float(carried(np.float32(level)))
         y = torch.randn_like(self.last)
         for k in range(steps):
-            said = one_pass(y, carry, self.condition(k / steps, 1 / steps, level, actions))
+            said = one_pass(
+                y, carry, self.mix(k / steps, level), self.condition(k / steps, 1 / steps, level, actions)
+            )
             y = said if k == steps - 1 else y + (said.clamp(-1, 1) - y) / (steps - k)
         pixels = ((y + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         self.last = (pixels.float() / 127.5 - 1) * level + (1 - level) * torch.randn_like(y)
-        one_pass(self.last, carry, self.condition(level, 1 / self.objective.finest, level, actions))
+        one_pass(
+            self.last,
+            carry,
+            self.mix(level, level),
+            self.condition(level, 1 / self.objective.finest, level, actions),
+        )
         for i, (k, v) in self.fresh.items():
             for cache, new in zip(self.caches[i], (k, v), strict=True):
                 cache[..., self.at, :] = new[..., 0, :]

@@ -14,7 +14,7 @@ def twin_of(model, dtype):
     weights = {
         n: torch.tensor(t.numpy(), dtype=dtype, requires_grad=t.needs_grad) for n, t in model.named_tensors()
     }
-    patch = model.patches.cut.weight.shape[1] * (2 if model.config.stem else 1)
+    patch = model.patches.cut.weight.shape[1] << (model.config.levels if model.config.stem else 0)
     return Twin(weights, model.config, model.frame_shape, model.patches.grid, patch)
 
 
@@ -39,7 +39,8 @@ def twin_losses(twin, model, window, stream, dtype):
         waves, one = level_features(tau, size, before, model.objective.sizes)
         part = of(carried(before))[..., None, None, None]
         carry = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1) * part if model.config.change else None
-        return twin.say(x, carry, of(waves), of(one), z)
+        mix = of(diffusion.mix(tau, before, model.config.change))[..., None, None, None]
+        return twin.say(x, carry, mix, of(waves), of(one), z)
 
     n, target = lv.rows, clean
     if n:

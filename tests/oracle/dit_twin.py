@@ -109,47 +109,57 @@ class Twin:
 
     def tokens(self, x, c):
         pad = (0, 0, 0, self.grid[1] * self.patch - x.shape[2], 0, self.grid[0] * self.patch - x.shape[1])
-        x, skip = F.pad(x, pad), None
-        if self.config.stem:
-            x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4, 5).flatten(3)
-            x = self.conv("patches.first", x, padding=1)
-            skip = x = self.conv_block("patches.before.0", x, c)
+        x, skips = F.pad(x, pad), []
+        for i in range(self.config.levels if self.config.stem else 0):
+            if i:
+                x = self.conv(f"patches.shrink.{i - 1}", x, padding=1, stride=2)
+            else:
+                x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4, 5).flatten(3)
+                x = self.conv("patches.first", x, padding=1)
+            x = self.conv_block(f"patches.before.{i}", x, c)
+            skips.append(x)
         x = self.conv("patches.cut", x, stride=self.w["patches.cut.weight"].shape[1])
-        return x.flatten(1, 2) + self.w["patches.position"], skip
+        return x.flatten(1, 2) + self.w["patches.position"], skips
 
-    def frames(self, x, skip, c):
-        (h, w), (H, W, _) = self.grid, self.shape
-        p = self.patch // 2 if self.config.stem else self.patch
+    def frames(self, x, skips, c):
+        (h, w), (H, W, _), p = self.grid, self.shape, self.patch >> len(skips)
 
         def joined(x, h, w, p):
             x = x.unflatten(-1, (p, p, -1)).unflatten(1, (h, w))
             return x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
 
         x = joined(self.linear("patches.out", x), h, w, p)
-        if skip is not None:
-            x = x + skip
-            for i in range(2):
-                x = self.conv_block(f"patches.after.{i}", x, c)
-            x = self.conv("patches.last", F.silu(x), padding=1)
-            x = joined(x.flatten(1, 2), h * p, w * p, 2)
+        for i in reversed(range(len(skips))):
+            if i < len(skips) - 1:
+                x = self.conv(
+                    f"patches.grow.{i}", x.repeat_interleave(2, 1).repeat_interleave(2, 2), padding=1
+                )
+            x = self.conv_block(f"patches.after.{i + 1}", x + skips[i], c)
+        if skips:
+            x = self.conv("patches.last", F.silu(self.conv_block("patches.after.0", x, c)), padding=1)
+            x = joined(x.flatten(1, 2), x.shape[1], x.shape[2], 2)
         return x[:, :H, :W]
 
-    def say(self, noisy, carried, waves, size, z):
-        """noisy (B,T,H,W,C), carried the same or None; level features; z (B,T,32) -> frames, features."""
+    def say(self, noisy, carried, mix, waves, size, z):
+        """noisy (B,T,H,W,C), carried the same or None; mix: of diffusion.mix; level features; z (B,T,32) ->
+        frames, features."""
         B, T = noisy.shape[:2]
         c = F.silu(self.told(waves, size) + self.linear("condition.z", z))
-        flat = c.flatten(0, 1)
-        x, skip = self.tokens(
-            (noisy if carried is None else torch.cat([noisy, carried], -1)).flatten(0, 1), flat
-        )
-        x = x.unflatten(0, (B, T))
+        out, x = self.body(noisy, carried, mix, c)
+        features = F.silu(self.linear("features", self.linear("read", rms(x)).flatten(2)))
+        return out, features
+
+    def body(self, noisy, carried, mix, c):
+        """The clean frames and the last tokens; c (B,T,width)."""
+        lead, flat, x = noisy.shape[:2], c.flatten(0, 1), noisy * mix[3]
+        x, skips = self.tokens((x if carried is None else torch.cat([x, carried], -1)).flatten(0, 1), flat)
+        x = x.unflatten(0, lead)
         for i in range(self.config.layers):
             x = self.block(i, x, c)
-        features = F.silu(self.linear("features", self.linear("read", rms(x)).flatten(2)))
         shift, scale = self.linear("modulation", c).unsqueeze(2).chunk(2, -1)
         h = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-        out = self.frames(h.flatten(0, 1), skip, flat).unflatten(0, (B, T))
-        return out if carried is None else out + carried, features
+        out = self.frames(h.flatten(0, 1), skips, flat).unflatten(0, lead) * mix[2] + noisy * mix[0]
+        return (out if carried is None else out + carried * mix[1]), x
 
     def head_losses(self, features, rewards, ends, weight):
         """Means over weight (B,T)."""

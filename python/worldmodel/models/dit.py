@@ -5,7 +5,8 @@ attended apart.
     block : x += gate (attention within the frame, 2-D axial rotary)
             x += gate (attention over frames, causal, rotary)       in every time_every-th block
             x += gate (SwiGLU)              each on norm(x) (1 + scale) + shift; gates start at 0
-    frame = carried + net                   carried: the noisy frame before, as far as it is clean
+    frame = a noisy + b carried + c net     carried: the noisy frame before, as far as it is clean
+    (diffusion.mix)
 
 A frame (H,W,C) is cut into patches: N tokens.  With stem channels, convolutions at full resolution stand
 before the cut and after the join, and what they saw skips the transformer.  Activations are (B,T,N,width)
@@ -49,6 +50,8 @@ class DiTConfig:
     """Side of a patch in pixels; 0: near 64 tokens a frame."""
     stem: int = 32
     """Channels of the convolutions round the transformer, at half resolution; 0: none."""
+    levels: int = 2
+    """Of those convolutions: 1/2, 1/4 .. of the resolution, with twice the channels each."""
     change: bool = True
     """Predict the change from the frame before."""
     window: int = 8
@@ -94,6 +97,7 @@ def config_of(size: str, options: dict[str, Any]) -> DiTConfig:
     for name in (
         "width",
         "layers",
+        "levels",
         "time_every",
         "head_width",
         "window",
@@ -153,9 +157,11 @@ class DiT(Dynamics):
         self._objective = Objective(**config.objective)
         self.context, self.window = config.context, config.window
         self.lr = 2e-3 if config.width <= 256 else 1e-3
-        patch = config.patch or choose_patch(H, W, 2 if config.stem else 1)
-        if config.stem and patch % 2:
-            raise ValueError(f"DiT: a stem works at half resolution: patch must be even, got {patch}")
+        patch = config.patch or choose_patch(H, W, 1 << config.levels if config.stem else 1)
+        if config.stem and patch % (1 << config.levels):
+            raise ValueError(
+                f"DiT: patch must be a multiple of {1 << config.levels} with a stem, got {patch}"
+            )
         self.condition = Condition(config.width, action_features, self._objective.sizes)
         self.patches = Patches((H, W, C), C * (2 if config.change else 1), config, patch)
         first = config.time_every // 2
@@ -234,15 +240,19 @@ class DiT(Dynamics):
         self,
         noisy: Tensor,
         carried: Tensor | None,
+        mix: np.ndarray,
         m: list[Tensor],
         time: Time,
         features: bool = True,
         frames: bool = True,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """noisy (B,T,H,W,C), carried: the frame before, as much of it as counts; m: of modulate, (B,T,width)
+        """noisy (B,T,H,W,C), carried: the frame before, as much of it as counts; mix: see diffusion.mix,
+        (4,B,T) or (4,1,1); m: of modulate, (B,T,width)
         each. Returns the clean frames and the features (B,T,feature_size), each if wanted."""
         B, T = noisy.shape[:2]
-        x = noisy if carried is None else ops.concat(noisy, carried, axis=4)
+        a, b, open_, quiet = (Tensor(part.reshape(*part.shape, 1, 1, 1)) for part in mix)
+        x = noisy * quiet
+        x = x if carried is None else ops.concat(x, carried, axis=4)
         deep = len(self.blocks)
         around = [t.reshape(B * T, t.shape[-1]) for t in m[deep + 1 :]]
         x, skip = self.patches.tokens(x.reshape(B * T, *x.shape[2:]), around)
@@ -255,7 +265,8 @@ class DiT(Dynamics):
         if frames:
             h = modulated(x, m[deep], 0).reshape(B * T, *x.shape[2:])
             out = self.patches.frames(h, skip, around).reshape(noisy.shape)
-            out = out if carried is None else out + carried
+            out = out * open_ + noisy * a
+            out = out if carried is None else out + carried * b
         return out, said
 
     def carry(self, noisy: Tensor, tau: np.ndarray) -> Tensor | None:
@@ -273,10 +284,9 @@ class DiT(Dynamics):
         """predict on a whole window: noisy (B,T,H,W,C) at levels tau and steps size (B,T), action vectors z
         (B,T,32)."""
         before = np.concatenate([np.zeros_like(tau[:, :1]), tau[:, :-1]], 1)
-        c = self.condition(self.told(tau, size, before), z)
-        return self.predict(
-            noisy, self.carry(noisy, tau), self.modulate(c), self.window_time(tau.shape[1]), features
-        )
+        m = self.modulate(self.condition(self.told(tau, size, before), z))
+        mix = diffusion.mix(tau, before, self._config.change)
+        return self.predict(noisy, self.carry(noisy, tau), mix, m, self.window_time(tau.shape[1]), features)
 
     # ---- learning ----
 

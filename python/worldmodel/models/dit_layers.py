@@ -173,54 +173,59 @@ class ConvBlock(nn.Module):
 
 
 class Patches(nn.Module):
-    """Frames (F,H,W,channels) to tokens (F,N,width) and back to (F,H,W,C); with a stem, convolutions at half
-    resolution before and after, and a skip round the transformer."""
+    """Frames (F,H,W,channels) to tokens (F,N,width) and back to (F,H,W,C).  With a stem, convolutions stand
+    round the transformer: at 1/2, 1/4 .. of the resolution with stem, 2 stem .. channels, each level with a
+    skip, as in a UNet."""
 
     def __init__(self, frame_shape: tuple[int, int, int], channels: int, config: DiTConfig, patch: int):
         H, W, C = frame_shape
-        stem = config.stem
-        self._shape, self._stem, self._shrink = frame_shape, stem, 2 if stem else 1
+        widths = [config.stem << i for i in range(config.levels if config.stem else 0)]
+        self._shape, self._levels = frame_shape, len(widths)
         self.grid = (math.ceil(H / patch), math.ceil(W / patch))
         self._pad = (self.grid[0] * patch - H, self.grid[1] * patch - W)
-        self._patch, self.channels = patch // self._shrink, stem or C
-        if stem:
-            self.first = nn.Conv2d(4 * channels, stem)
-            self.before = [ConvBlock(stem, config.width)]
-            self.after = [ConvBlock(stem, config.width) for _ in range(2)]
-            self.last = nn.Conv2d(stem, 4 * C, init=nn.zeros)
-        self.cut = nn.Conv2d(stem or channels, config.width, kernel=self._patch, stride=self._patch)
+        self._patch, inner = patch >> len(widths), widths[-1] if widths else C
+        if widths:
+            pairs = list(zip(widths, widths[1:], strict=False))
+            self.first = nn.Conv2d(4 * channels, widths[0])
+            self.before = [ConvBlock(w, config.width) for w in widths]
+            self.shrink = [nn.Conv2d(a, b, stride=2) for a, b in pairs]
+            self.grow = [nn.Conv2d(b, a, upsample=2) for a, b in pairs]
+            self.after = [ConvBlock(w, config.width) for w in [widths[0], *widths]]
+            self.last = nn.Conv2d(widths[0], 4 * C, init=nn.zeros)
+        self.cut = nn.Conv2d(
+            inner if widths else channels, config.width, kernel=self._patch, stride=self._patch
+        )
         self.position = nn.parameter(nn.normal(self.grid[0] * self.grid[1], config.width))
         self.out = nn.Linear(
-            config.width, self._patch**2 * self.channels, init=nn.fan_in_uniform if stem else nn.zeros
+            config.width, self._patch**2 * inner, init=nn.fan_in_uniform if widths else nn.zeros
         )
 
     def modulate(self, c: Tensor) -> list[Tensor]:
         """Conditions -> what tokens and frames take."""
-        return [block.modulation(c) for block in [*self.before, *self.after]] if self._stem else []
+        return [block.modulation(c) for block in [*self.before, *self.after]] if self._levels else []
 
-    def tokens(self, x: Tensor, m: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def tokens(self, x: Tensor, m: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Tokens, and what skips the transformer; m: of modulate, (F,...) each."""
         for axis, n in enumerate(self._pad, start=1):
             x = ops.pad(x, axis, 0, n) if n else x
-        if self._stem:
-            x = self.first(squares(x, 2))
-            for block, part in zip(self.before, m, strict=False):
-                x = block(x, part)
+        skips = []
+        for i in range(self._levels):
+            x = self.before[i](self.shrink[i - 1](x) if i else self.first(squares(x, 2)), m[i])
+            skips.append(x)
         cut = ops.conv2d(x, self.cut.weight, self.cut.bias, stride=self._patch, padding=0)
-        return cut.reshape(len(cut), len(self.position), -1) + self.position, x if self._stem else None
+        return cut.reshape(len(cut), len(self.position), -1) + self.position, skips
 
-    def frames(self, x: Tensor, skip: Tensor | None, m: list[Tensor]) -> Tensor:
+    def frames(self, x: Tensor, skips: list[Tensor], m: list[Tensor]) -> Tensor:
         """From the head's numbers of each token (F,N,width)."""
-        (h, w), p, (H, W, _) = self.grid, self._patch, self._shape
+        (h, w), p, (H, W, _), deep = self.grid, self._patch, self._shape, self._levels
         x = ops.unpatchify(self.out(x), height=h * p, width=w * p, size=p)
-        if skip is not None:
-            x = x + skip
-            for block, part in zip(self.after, m[len(self.before) :], strict=True):
-                x = block(x, part)
-            x = self.last(ops.silu(x))
-            x = ops.unpatchify(
-                x.reshape(len(x), h * p * w * p, -1), height=2 * h * p, width=2 * w * p, size=2
-            )
+        for i in reversed(range(deep)):
+            x = (x if i == deep - 1 else self.grow[i](x)) + skips[i]
+            x = self.after[i + 1](x, m[deep + i + 1])
+        if deep:
+            x = self.last(ops.silu(self.after[0](x, m[deep])))
+            tall, wide = x.shape[1:3]
+            x = ops.unpatchify(x.reshape(len(x), tall * wide, -1), height=2 * tall, width=2 * wide, size=2)
         return x[:, :H, :W] if any(self._pad) else x
 
 

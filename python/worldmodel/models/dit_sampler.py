@@ -106,7 +106,9 @@ class DiTSampler(Sampler):
             read = None
             for k in range(self.steps):
                 wanted = model.config.outcome == "start" and k == 0
-                said, features = model.predict(y, before, level_of(plain, k), time, features=wanted)
+                said, features = model.predict(
+                    y, before, self._mix(k / self.steps), level_of(plain, k), time, features=wanted
+                )
                 read = features if wanted else read
                 said = self._guided(said, y, before, plain, unacted, k, time)
                 y = self._step(y, said, k)
@@ -136,12 +138,21 @@ class DiTSampler(Sampler):
         """The commit; a step's features, what its heads read, and the heads."""
         model, shape = self.model, (self.n, self.model.feature_size)
         apart = model.config.outcome == "apart"
-        said = model.predict(last, before, level_of(commit, 0), time, features=not apart, frames=False)[1]
+        mix = self._mix(self.context_level)
+        said = model.predict(last, before, mix, level_of(commit, 0), time, features=not apart, frames=False)[
+            1
+        ]
         if apart:
             features = model.say_outcome(self.state["pictures"], self.state["acted"])
             return features, features, model.outcome.heads
         features = said.reshape(shape)
         return features, features if read is None else read.reshape(shape), model.heads
+
+    def _mix(self, tau: float, before: float | None = None) -> np.ndarray:
+        """Of diffusion.mix, for all environments; before: the level of the frame before, the context's by
+        default."""
+        level = np.full((1, 1), self.context_level if before is None else before, np.float32)
+        return diffusion.mix(np.full((1, 1), tau, np.float32), level, self.model.config.change)
 
     def _step(self, y: Tensor, said: Tensor, k: int) -> Tensor:
         if k == self.steps - 1:
@@ -163,11 +174,16 @@ class DiTSampler(Sampler):
         """The prediction pushed away from that without the action and that without the past."""
         model, whole = self.model, said
         if unacted is not None:
-            weak = model.predict(y, before, level_of(unacted, k), time, features=False)[0]
+            weak = model.predict(
+                y, before, self._mix(k / self.steps), level_of(unacted, k), time, features=False
+            )[0]
             said = diffusion.guide(said, whole, weak, self.guidance[0])
         if self.guidance[1] != 1:
             nothing = None if before is None else Tensor(np.zeros(before.shape, np.float32))
-            weak = model.predict(y, nothing, level_of(plain, k), model.window_time(1), features=False)[0]
+            alone = self._mix(k / self.steps, 0.0)
+            weak = model.predict(y, nothing, alone, level_of(plain, k), model.window_time(1), features=False)[
+                0
+            ]
             said = diffusion.guide(said, whole, weak, self.guidance[1])
         return said
 
@@ -237,7 +253,10 @@ class Prefill:
                 model.condition(model.told(tau, np.full_like(tau, 1 / model.objective.finest), before), z)
             )
             apart, time = model.config.outcome == "apart", model.cached_time(caches, position)
-            said = model.predict(noisy, model.carry(noisy, tau), m, time, features=not apart, frames=False)[1]
+            mix = diffusion.mix(tau, before, model.config.change)
+            said = model.predict(
+                noisy, model.carry(noisy, tau), mix, m, time, features=not apart, frames=False
+            )[1]
         self.plan = tape.plan(noisy) if apart else tape.plan(noisy, said)
 
     def run(self, rows: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
