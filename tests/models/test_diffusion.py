@@ -153,7 +153,6 @@ def test_a_wrong_objective_is_an_error(bad):
 
 
 def test_mix_is_the_best_linear_guess():
-    """x = carried + s u, noisy = tau x + (1 - tau) e: no other pair of weights leaves less, and c says how much is left."""
     rng = np.random.default_rng(0)
     n, s = 200_000, 0.1
     m, u, e = rng.standard_normal(n) * 0.5, rng.standard_normal(n) * s, rng.standard_normal(n)
