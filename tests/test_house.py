@@ -97,6 +97,7 @@ PYTHON_FLOORS = {
     "planning": 6,
     "train": 6,
     "envs": 5,
+    "pretrained": 5,
     "world": 4,
     "policy": 4,
     "sampling": 3,

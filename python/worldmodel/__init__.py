@@ -49,6 +49,7 @@ _MODULES = {
     "models",
     "envs",
     "train",
+    "pretrained",
 }
 __all__ = ["__version__", *_HOME, *sorted(_MODULES)]
 
