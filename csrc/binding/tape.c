@@ -4,7 +4,7 @@
        def __init__(self, grad=True): ...           def run(self): ...
        with tape: ...          # records            outputs   # tuple of Tensors, the same ones every run
        def backward(self, loss, gradient=None)      bytes     # of its one buffer
-       def replay(self)
+       def replay(self)                             def profile(self, rounds=20): ...
        def plan(self, *outputs) -> Plan
        def clear(self)                                                                    */
 #include "binding.h"
@@ -188,6 +188,38 @@ static PyObject *Plan_run(PlanObject *o, PyObject *unused) {
     return failed ? wm_raise() : Py_NewRef(o->outputs);
 }
 
+/* One entry a node: (name, shape of its first result, seconds). */
+static PyObject *profile_list(const wm_plan *plan, const double *seconds) {
+    PyObject *list = PyList_New((Py_ssize_t)plan->n);
+    for (size_t i = 0; list && i < plan->n; i++) {
+        const wm_tensor *out = plan->nodes[i].out[0];
+        PyObject *shape = PyTuple_New(out->ndim), *entry = NULL;
+        for (int axis = 0; shape && axis < out->ndim; axis++)
+            PyTuple_SET_ITEM(shape, axis, PyLong_FromLongLong(out->shape[axis]));
+        if (shape && !PyErr_Occurred()) entry = Py_BuildValue("(sNd)", plan->nodes[i].op->name, shape, seconds[i]);
+        if (!entry) Py_CLEAR(list); else PyList_SET_ITEM(list, (Py_ssize_t)i, entry);
+    }
+    return list;
+}
+
+static PyObject *Plan_profile(PlanObject *o, PyObject *args, PyObject *kw) {
+    static char *names[] = {"rounds", NULL};
+    int rounds = 20, failed;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "|i:profile", names, &rounds)) return NULL;
+    if (rounds < 1 || rounds > 100000) return PyErr_Format(PyExc_ValueError, "profile: rounds wanted 1 to 100000, got %d", rounds);
+    if (o->busy) return PyErr_Format(PyExc_RuntimeError, "profile: the plan is at work elsewhere, wait until that has ended");
+    double *seconds = PyMem_Calloc(o->plan.n + 1, sizeof *seconds);
+    if (!seconds) return PyErr_NoMemory();
+    o->busy = true;
+    Py_BEGIN_ALLOW_THREADS
+    failed = wm_plan_profile(&o->plan, seconds, rounds);
+    Py_END_ALLOW_THREADS
+    o->busy = false;
+    PyObject *list = failed ? wm_raise() : profile_list(&o->plan, seconds);
+    PyMem_Free(seconds);
+    return list;
+}
+
 static PyObject *Plan_outputs(PlanObject *o, void *unused) { (void)unused; return Py_NewRef(o->outputs); }
 static PyObject *Plan_bytes(PlanObject *o, void *unused) { (void)unused; return PyLong_FromSize_t(o->plan.buffer->bytes); }
 static PyObject *Plan_unshared(PlanObject *o, void *unused) { (void)unused; return PyLong_FromSize_t(o->plan.bytes_unshared); }
@@ -245,7 +277,12 @@ static PyType_Slot Tape_slots[] = {
 };
 PyType_Spec wm_Tape_spec = {"worldmodel.Tape", sizeof(TapeObject), 0, Py_TPFLAGS_DEFAULT, Tape_slots};
 
-static PyMethodDef Plan_methods[] = {{"run", (PyCFunction)Plan_run, METH_NOARGS, "run($self)\n--\n\nCompute the outputs from the inputs' present numbers; returns outputs."}, {0}};
+static PyMethodDef Plan_methods[] = {
+    {"run", (PyCFunction)Plan_run, METH_NOARGS, "run($self)\n--\n\nCompute the outputs from the inputs' present numbers; returns outputs."},
+    {"profile", (PyCFunction)(void (*)(void))Plan_profile, METH_VARARGS | METH_KEYWORDS,
+     "profile($self, rounds=20)\n--\n\nRun so many times; a list of (op, shape of its result, median seconds), one for each op."},
+    {0},
+};
 static PyGetSetDef Plan_getset[] = {
     {"outputs", (getter)Plan_outputs, NULL, "The output tensors; every run overwrites them.", NULL},
     {"bytes", (getter)Plan_bytes, NULL, "The size of the buffer in which all intermediates live.", NULL},

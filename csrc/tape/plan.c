@@ -9,6 +9,7 @@
 #include "run.h"
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* A root tensor of the tape (no view) and its copy in the plan. */
 typedef struct { wm_tensor *old, *own; size_t first, last, bytes, offset; } place;
@@ -169,6 +170,34 @@ int wm_plan_run(wm_plan *plan) {
     for (size_t i = 0; i < plan->n; i++)
         if (wm_node_forward(&plan->nodes[i]) < 0 || wm_interrupted() < 0) return -1;
     return 0;
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+int wm_plan_profile(wm_plan *plan, double *seconds, int rounds) {
+    double *times = wm_alloc(sizeof *times * (plan->n + 1) * (size_t)rounds);
+    int result = times ? 0 : -1;
+    for (int r = 0; r < rounds && !result; r++)
+        for (size_t i = 0; i < plan->n && !result; i++) {
+            double began = now();
+            if (wm_node_forward(&plan->nodes[i]) < 0 || wm_interrupted() < 0) result = -1;
+            times[i * (size_t)rounds + (size_t)r] = now() - began;
+        }
+    for (size_t i = 0; i < plan->n && !result; i++) {
+        qsort(times + i * (size_t)rounds, (size_t)rounds, sizeof *times, by_value);
+        seconds[i] = times[i * (size_t)rounds + (size_t)rounds / 2];
+    }
+    wm_free(times);
+    return result;
 }
 
 void wm_plan_clear(wm_plan *plan) {

@@ -16,5 +16,6 @@ typedef struct wm_plan {
 
 int  wm_plan_make(wm_plan *, const wm_tape *, wm_tensor *const *outputs, size_t n_outputs);   /* 0, or -1 and nothing made */
 int  wm_plan_run(wm_plan *);
+int  wm_plan_profile(wm_plan *, double *seconds, int rounds);    /* rounds runs; of each node the median of its times */
 void wm_plan_clear(wm_plan *);      /* accepts half-made plans */
 #endif

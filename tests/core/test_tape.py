@@ -173,6 +173,18 @@ def test_a_plan_gives_the_same_bits_in_one_smaller_buffer():
     assert np.array_equal(a.numpy(), fresh.numpy())  # outputs outlive the plan
 
 
+def test_a_profile_names_every_op_with_its_time():
+    x = Tensor(np.ones((4, 8), np.float32))
+    with Tape(grad=False) as tape:
+        y = ops.sigmoid(ops.reshape(x, (2, 16)))
+    plan = tape.plan(y)
+    rows = plan.profile(rounds=3)
+    assert [(name, shape) for name, shape, _ in rows] == [("reshape", (2, 16)), ("sigmoid", (2, 16))]
+    assert all(0 <= seconds < 1 for *_, seconds in rows)
+    with pytest.raises(ValueError, match="rounds wanted 1 to 100000, got 0"):
+        plan.profile(0)
+
+
 def test_a_steady_training_step_allocates_nothing():
     w = leaf(32, 32)
     x = Tensor(normal(8, 32))

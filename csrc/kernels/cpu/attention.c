@@ -315,6 +315,10 @@ static void attention_cached(float *out, const float *q, const float *k, const f
                                .start = seen > frames ? (seen - a->sinks) % a->ring : 0, .cos = cos, .sin = sin};
         const float *x = q + q_at * a->q_width + h * a->D;
         int64_t x_row = a->inner * a->q_width;
+        if (a->frame == 1 && frames <= 16) {
+            expect_rows(keys.k + a->D, keys.k_row, frames, a->D);
+            expect_rows(keys.v + a->D, keys.v_row, frames, a->D);
+        }
         float rotated[ATTEND_PANEL];
         for (int64_t i = 0; cos && i < n; i++) {
             int64_t age = first + i + offset < 0 ? 0 : (first + i + offset) / a->frame;
