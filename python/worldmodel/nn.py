@@ -84,9 +84,20 @@ def _children(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _children(v, f"{name}.{k}")
 
 
+def _submodules(value: Any, name: str) -> Iterator[tuple[str, Module]]:
+    if isinstance(value, Module):
+        yield name, value
+    elif isinstance(value, (list, tuple, dict)):
+        for k, v in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _submodules(v, f"{name}.{k}")
+
+
 class Module:
     """The base of every layer and model: subclass it, set tensors and modules as attributes, write
     forward."""
+
+    _int8: frozenset[str] = frozenset()
+    """Names of own weights whose products run in whole numbers (quantize.py)."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} has no forward")
@@ -99,6 +110,14 @@ class Module:
         for name, value in vars(self).items():
             if not name.startswith("_"):
                 yield from _children(value, prefix + name)
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """(name, module) of this module, "", and all below it."""
+        yield prefix, self
+        for name, value in vars(self).items():
+            if not name.startswith("_"):
+                for inner, module in _submodules(value, name):
+                    yield from module.named_modules(f"{prefix}.{inner}" if prefix else inner)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         seen: set[int] = set()
@@ -194,7 +213,7 @@ class Linear(Module):
         self._act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias, act=self._act)
+        return ops.linear(x, self.weight, self.bias, act=self._act, int8="weight" in self._int8)
 
 
 class Conv2d(Module):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import numpy as np
 from . import nn
 from .checkpoint import read_tensors, write_tensors
 from .models.dynamics import Dynamics, Window
+from .quantize import Choice, choose, set_int8
 from .spaces import SlotTable, space_from_json, space_to_json
 from .tensor import Tensor
 
@@ -46,6 +48,8 @@ class WorldConfig:
     max_episode_steps: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     """The backbone's own settings (see its class)."""
+    int8: list[str] = field(default_factory=list)
+    """The backbone's weights whose products run in whole numbers (World.quantize)."""
 
 
 class World(nn.Module):
@@ -62,6 +66,7 @@ class World(nn.Module):
         self.dynamics: Dynamics = maker(
             config.frame_shape, self._table.feature_size, size=config.size, **config.options
         )
+        set_int8(self.dynamics, config.int8)
         H, W, C = config.frame_shape
         self._start_frames = np.zeros((0, self.dynamics.context, H, W, C), np.uint8)
         self._start_actions = np.zeros((0, self.dynamics.context, self._table.feature_size), np.float32)
@@ -144,6 +149,32 @@ class World(nn.Module):
     def features(self, actions: Any) -> np.ndarray:
         """A batch of actions as Gymnasium gives them -> (n, F) float32."""
         return self._table.features_batch(actions)
+
+    def quantize(
+        self,
+        replay: Replay | None = None,
+        loss_db: float = 0.1,
+        windows: int = 16,
+        seed: int = 0,
+        layers: Sequence[str] | None = None,
+    ) -> Choice:
+        """Run products in int8 wherever predictions of the replay's frames stay as good: together they may
+        lose loss_db of PSNR (see quantize.choose).  Samplers made from now on are faster; the choice is saved
+        with the world.  A quantised world cannot be trained: quantize(layers=[]) brings float32 back.
+
+        windows: of the replay, to measure with; layers: these and no others, without measuring.  Raises
+        ValueError for a backbone without such products, an unknown layer, or another world's replay.
+        """
+        if layers is None:
+            if replay is None:
+                raise ValueError("quantize: wanted a replay to measure with, or layers")
+            check_fits(self._config, replay)
+            choice = choose(self, replay, loss_db, windows, seed)
+        else:
+            choice = Choice(tuple(layers))
+        set_int8(self.dynamics, choice.layers)
+        self._config.int8 = list(choice.layers)
+        return choice
 
     def take_starts(self, replay: Replay, count: int, seed: int = 0) -> None:
         """Keep up to count windows of the replay, drawn evenly, as places to start episodes from."""

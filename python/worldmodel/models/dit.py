@@ -395,6 +395,30 @@ class DiT(Dynamics):
             "termination": losses["termination"] * config.termination_weight,
         }
 
+    # ---- whole numbers ----
+
+    def int8_layers(self) -> list[str]:
+        """The products of the blocks and the last one; norms, softmax, conditions and convolutions stay."""
+        names = (name for name, _ in self.named_parameters())
+        wide = ("qkv.weight", "q.weight", "k.weight", "v.weight", "out.weight", "up", "down.weight")
+        return [
+            n for n in names if n == "patches.out.weight" or (n.startswith("blocks.") and n.endswith(wide))
+        ]
+
+    def guess(self, window: Window, stream: Tensor, steps: int = 4, context_level: float = 0.98) -> Any:
+        """See Dynamics.guess; the last frames lie at the levels of a sampler's steps in turn."""
+        B, T = window.shape
+        tau = np.full((B, T), context_level, np.float32)
+        tau[:, -1] = np.arange(B) % steps / steps
+        size = np.full((B, T), 1 / self._objective.finest, np.float32)
+        size[:, -1] = 1 / steps
+        with no_grad():
+            noisy, clean = ops.noise_frames(window.frames, stream, Tensor(tau), salt=diffusion.SALT_NOISE)
+            z = self.condition.vector(window.actions, window.known)
+            said = self.say(noisy, tau, size, z, features=False)[0]
+        assert said is not None
+        return said.numpy()[:, -1].copy(), clean.numpy()[:, -1].copy()
+
     # ---- acting ----
 
     def sampler(self, n: int, **options: Any) -> Any:

@@ -131,6 +131,15 @@ class Dynamics(nn.Module):
         shrink another's."""
         return {"all": self.parameters()}
 
+    def int8_layers(self) -> list[str]:
+        """Names of the weights whose products may run in int8 (quantize.py)."""
+        return []
+
+    def guess(self, window: Window, stream: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The last frame of each window as the network says it when acting, and as it was, float32
+        (B,H,W,C): what quantize.py compares.  stream (B,4)."""
+        raise NotImplementedError
+
     def sampler(self, n: int, **options: Any) -> Sampler:
         """A sampler of n environments that read this network's weights."""
         raise NotImplementedError
