@@ -58,7 +58,7 @@ setup(
             sources,
             include_dirs=[numpy.get_include()],
             extra_compile_args=FLAGS + EXTRA,
-            extra_link_args=["-fopenmp", *EXTRA],
+            extra_link_args=["-fopenmp", "-ldl", *EXTRA],
             depends=[f for e in ("h", "def", "c") for f in glob(f"csrc/**/*.{e}", recursive=True)],
         )
     ],

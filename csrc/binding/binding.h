@@ -24,6 +24,7 @@ extern PyMethodDef wm_tensor_functions[], wm_tape_functions[], wm_train_function
 PyObject *wm_raise(void);                                       /* wm_error as an exception; NULL */
 PyObject *wm_wrap(PyTypeObject *Tensor, wm_tensor *t);          /* steals t; raises if t is NULL */
 wm_tensor *wm_unwrap(PyTypeObject *Tensor, PyObject *, const char *what);   /* borrowed; NULL with TypeError */
+int wm_device_from(PyObject *name, const char *who);             /* 'cpu', 'cuda'; opens it; -1 with an exception */
 int wm_add_ops(PyObject *module, module_state *);
 module_state *wm_state_of(PyObject *self);                      /* through the type of self */
 #endif

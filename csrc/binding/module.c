@@ -34,6 +34,7 @@ static PyObject *kernel_tables(PyObject *m, PyObject *unused) {
     return list;
 }
 
+/* A device's table is named for the device; it may lack kernels. */
 static const wm_kernels *table_named(const char *name, const char *who) {
     const wm_kernels *k = wm_kernels_named(name);
     char names[128] = "";
@@ -79,6 +80,60 @@ static PyObject *kernel_address(PyObject *m, PyObject *args) {
     return k ? PyErr_Format(PyExc_ValueError, "kernel_address: no kernel named '%s'", name) : NULL;
 }
 
+/* ---- devices ------------------------------------------------------------------------------------ */
+
+static PyObject *set_device(PyObject *m, PyObject *name) {
+    (void)m;
+    int device = wm_device_from(name, "set_device");
+    if (device < 0) return NULL;
+    wm_device_now = device;
+    Py_RETURN_NONE;
+}
+
+static PyObject *device(PyObject *m, PyObject *unused) {
+    (void)m, (void)unused;
+    return PyUnicode_FromString(wm_device_name(wm_device_now));
+}
+
+/* Can it be used?  Its description; else why not. */
+static PyObject *describe_device(PyObject *m, PyObject *name) {
+    (void)m;
+    const char *word = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+    int i = word ? wm_device_named(word) : -1;
+    if (i <= 0) return PyErr_Format(PyExc_ValueError, "describe_device: no device library named %R", name);
+    if (wm_device_open(i) < 0) return Py_BuildValue("(Os)", Py_False, wm_error);
+    return Py_BuildValue("(Os)", Py_True, wm_devices[i]->describe());
+}
+
+static PyObject *device_kernels(PyObject *m, PyObject *unused) {
+    (void)m, (void)unused;
+    if (wm_device_open(WM_CUDA) < 0) return wm_raise();
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < sizeof entries / sizeof *entries; i++) {
+        PyObject *name = wm_devices[WM_CUDA]->has(entries[i].name) ? PyUnicode_FromString(entries[i].name) : NULL;
+        if (name && PyList_Append(list, name) < 0) Py_CLEAR(list);
+        Py_XDECREF(name);
+        if (PyErr_Occurred()) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *synchronize(PyObject *m, PyObject *unused) {
+    (void)m, (void)unused;
+    for (int i = 1; i < WM_DEVICES; i++)
+        if (wm_devices[i] && (wm_devices[i]->synchronize() < 0 || wm_device_failed(i, "synchronize") < 0)) return wm_raise();
+    Py_RETURN_NONE;
+}
+
+static PyObject *set_matmul(PyObject *m, PyObject *how) {
+    (void)m;
+    const char *word = PyUnicode_Check(how) ? PyUnicode_AsUTF8(how) : NULL;
+    if (!word) return PyErr_Format(PyExc_TypeError, "set_matmul: wanted a word, not %R", how);
+    if (wm_device_open(WM_CUDA) < 0) return wm_raise();
+    if (wm_devices[WM_CUDA]->matmul(word) < 0) return wm_device_failed(WM_CUDA, "set_matmul"), wm_raise();
+    Py_RETURN_NONE;
+}
+
 /* ---- threads, memory, guards ------------------------------------------------------------------ */
 
 static PyObject *set_threads(PyObject *m, PyObject *v) {
@@ -95,12 +150,16 @@ static PyObject *threads(PyObject *m, PyObject *unused) { (void)m, (void)unused;
 static PyObject *pool(PyObject *m, PyObject *unused) {
     (void)m, (void)unused;
     wm_pool_counts c = wm_pool_count();
+    for (int i = 1; i < WM_DEVICES; i++)
+        if (wm_devices[i]) wm_devices[i]->count(&c);
     return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K}", "overruns", c.overruns, "misses", c.misses, "bytes_in_use", c.bytes_in_use, "bytes_idle", c.bytes_idle, "bytes_peak", c.bytes_peak);
 }
 
 static PyObject *pool_trim(PyObject *m, PyObject *unused) {
     (void)m, (void)unused;
     wm_pool_trim();
+    for (int i = 1; i < WM_DEVICES; i++)
+        if (wm_devices[i]) wm_devices[i]->trim();
     Py_RETURN_NONE;
 }
 
@@ -117,6 +176,8 @@ static PyObject *pool_guard(PyObject *m, PyObject *v) {
     int yes = PyObject_IsTrue(v);
     if (yes < 0) return NULL;
     wm_pool_guard(yes);
+    for (int i = 1; i < WM_DEVICES; i++)
+        if (wm_devices[i]) wm_devices[i]->guard(yes);
     Py_RETURN_NONE;
 }
 
@@ -147,6 +208,12 @@ static PyMethodDef functions[] = {
     {"use_kernels", use_kernels, METH_O, "use_kernels(name)\n--\n\nUse the named kernel table from now on."},
     {"kernel_list", kernel_list, METH_NOARGS, "kernel_list()\n--\n\nEvery kernel and its C arguments, from kernels.def."},
     {"kernel_address", kernel_address, METH_VARARGS, "kernel_address(table, name)\n--\n\nWhere a kernel's code lies, for tests through ctypes."},
+    {"set_device", set_device, METH_O, "set_device(name)\n--\n\nWhere new tensors are made from now on: 'cpu' or 'cuda'.  Raises RuntimeError, naming CUDA's status, if there is none."},
+    {"device", device, METH_NOARGS, "device()\n--\n\nWhere new tensors are made: 'cpu' or 'cuda'."},
+    {"describe_device", describe_device, METH_O, "describe_device(name)\n--\n\n(True, what it is) or (False, why it cannot be used)."},
+    {"device_kernels", device_kernels, METH_NOARGS, "device_kernels()\n--\n\nThe kernels that exist on CUDA; ops that need another raise RuntimeError."},
+    {"synchronize", synchronize, METH_NOARGS, "synchronize()\n--\n\nWait until devices have done all they were asked."},
+    {"set_matmul", set_matmul, METH_O, "set_matmul(how)\n--\n\nHow CUDA multiplies matrices: 'exact' (float32), 'bf16' (tensor cores, rounded inputs) or 'cublas'."},
     {"set_threads", set_threads, METH_O, "set_threads(n)\n--\n\nHow many threads a kernel may use.  Results do not depend on it."},
     {"threads", threads, METH_NOARGS, "threads()\n--\n\nHow many threads a kernel may use."},
     {"pool", pool, METH_NOARGS, "pool()\n--\n\nThe memory pool's counts: misses, bytes_in_use, bytes_idle, bytes_peak, overruns."},

@@ -92,18 +92,18 @@ static int must_copy(PyArrayObject *a, int dtype, int is_array, int copy) {
     return -1;
 }
 
-static wm_tensor *own_copy(PyArrayObject *a, int dtype, const int64_t *shape) {
-    wm_tensor *t = wm_tensor_new((wm_dtype)dtype, PyArray_NDIM(a), shape);
-    if (!t) { wm_raise(); return NULL; }
-    memcpy(t->raw, PyArray_DATA(a), (size_t)PyArray_NBYTES(a));
+static wm_tensor *own_copy(PyArrayObject *a, int device, int dtype, const int64_t *shape) {
+    wm_tensor *t = wm_tensor_new(device, (wm_dtype)dtype, PyArray_NDIM(a), shape);
+    if (t && wm_copy_between(device, t->raw, WM_CPU, PyArray_DATA(a), (size_t)PyArray_NBYTES(a)) < 0) wm_drop(t), t = NULL;
+    if (!t) wm_raise();
     return t;
 }
 
-static wm_tensor *from_array(PyObject *data, PyObject *dtype_name, int copy) {
+static wm_tensor *from_array(PyObject *data, PyObject *dtype_name, int copy, int device) {
     int is_array = PyArray_Check(data);
     PyArrayObject *a = (PyArrayObject *)PyArray_FROM_O(data);
     if (!a) return NULL;
-    int dtype = dtype_for(a, dtype_name), how = dtype < 0 ? -1 : must_copy(a, dtype, is_array, copy);
+    int dtype = dtype_for(a, dtype_name), how = dtype < 0 ? -1 : must_copy(a, dtype, is_array, copy || device);
     if (how >= 0 && PyArray_NDIM(a) > WM_DIMS) {
         PyErr_Format(PyExc_ValueError, "Tensor: data has %d axes, at most %d are possible", PyArray_NDIM(a), WM_DIMS);
         how = -1;
@@ -117,9 +117,9 @@ static wm_tensor *from_array(PyObject *data, PyObject *dtype_name, int copy) {
     for (int i = 0; i < PyArray_NDIM(a); i++) shape[i] = PyArray_DIM(a, i);
     wm_tensor *t;
     if (how == 1) {
-        t = own_copy(a, dtype, shape);
+        t = own_copy(a, device, dtype, shape);
         Py_DECREF(a);
-    } else if (!(t = wm_tensor_borrow((wm_dtype)dtype, PyArray_DATA(a), PyArray_NDIM(a), shape, a, release_array))) {
+    } else if (!(t = wm_tensor_borrow(WM_CPU, (wm_dtype)dtype, PyArray_DATA(a), PyArray_NDIM(a), shape, a, release_array))) {
         Py_DECREF(a);
         wm_raise();
     }
@@ -127,11 +127,12 @@ static wm_tensor *from_array(PyObject *data, PyObject *dtype_name, int copy) {
 }
 
 static PyObject *Tensor_new(PyTypeObject *type, PyObject *args, PyObject *kw) {
-    static char *names[] = {"data", "dtype", "needs_grad", "copy", NULL};
-    PyObject *data, *dtype = NULL;
-    int needs_grad = 0, copy = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O|O$pp:Tensor", names, &data, &dtype, &needs_grad, &copy)) return NULL;
-    wm_tensor *t = from_array(data, dtype, copy);
+    static char *names[] = {"data", "dtype", "needs_grad", "copy", "device", NULL};
+    PyObject *data, *dtype = NULL, *where = NULL;
+    int needs_grad = 0, copy = 0, device = wm_device_now;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O|O$ppO:Tensor", names, &data, &dtype, &needs_grad, &copy, &where)) return NULL;
+    if (where && where != Py_None && (device = wm_device_from(where, "Tensor")) < 0) return NULL;
+    wm_tensor *t = from_array(data, dtype, copy, device);
     if (!t) return NULL;
     if (needs_grad && t->dtype != WM_F32) {
         PyErr_Format(PyExc_TypeError, "Tensor: only float32 can need a gradient, not %s", wm_dtype_name((wm_dtype)t->dtype));
@@ -184,12 +185,26 @@ static int awake(const wm_tensor *t) {
     return -1;
 }
 
+/* Numbers that lie on a device, copied; read-only, so that nobody writes to a copy and wonders. */
+static PyObject *copied(const wm_tensor *t, const void *numbers, int type) {
+    npy_intp shape[WM_DIMS];
+    for (int i = 0; i < t->ndim; i++) shape[i] = t->shape[i];
+    PyObject *a = PyArray_SimpleNew(t->ndim, shape, type);
+    if (a && wm_copy_between(WM_CPU, PyArray_DATA((PyArrayObject *)a), t->device, numbers, (size_t)PyArray_NBYTES((PyArrayObject *)a)) < 0) {
+        Py_DECREF(a);
+        return wm_raise();
+    }
+    if (a) PyArray_CLEARFLAGS((PyArrayObject *)a, NPY_ARRAY_WRITEABLE);
+    return a;
+}
+
 static PyObject *Tensor_numpy(TensorObject *o, PyObject *unused) {
     (void)unused;
     int type = numpy_type(o->t->dtype);
     if (type < 0)
         return PyErr_Format(PyExc_TypeError, "Tensor: NumPy has no %s; cast it to float32 first (ops.cast)",
                             wm_dtype_name((wm_dtype)o->t->dtype));
+    if (o->t->device) return awake(o->t) < 0 ? NULL : copied(o->t, o->t->raw, type);
     return awake(o->t) < 0 ? NULL : array_over(o->t->memory, o->t->raw, type, o->t);
 }
 
@@ -209,12 +224,14 @@ static PyObject *Tensor_item(TensorObject *o, PyObject *unused) {
     const wm_tensor *t = o->t;
     if (t->size != 1) return PyErr_Format(PyExc_ValueError, "item: the tensor has %lld numbers, not one", (long long)t->size);
     if (awake(t) < 0) return NULL;
+    union { float f; wm_bf16 bf16; uint8_t u8; int32_t i32; } x = {0};
+    if (wm_copy_between(WM_CPU, &x, t->device, t->raw, wm_dtype_size((wm_dtype)t->dtype)) < 0) return wm_raise();
     switch (t->dtype) {
-    case WM_U8: return PyLong_FromLong(t->u8[0]);
-    case WM_I32: return PyLong_FromLong(t->i32[0]);
-    case WM_F32: return PyFloat_FromDouble(t->data[0]);
+    case WM_U8: return PyLong_FromLong(x.u8);
+    case WM_I32: return PyLong_FromLong(x.i32);
+    case WM_F32: return PyFloat_FromDouble(x.f);
     default: {
-        union { uint32_t bits; float f; } widened = {.bits = (uint32_t)t->bf16[0] << 16};
+        union { uint32_t bits; float f; } widened = {.bits = (uint32_t)x.bf16 << 16};
         return PyFloat_FromDouble(widened.f);
     }
     }
@@ -223,11 +240,50 @@ static PyObject *Tensor_item(TensorObject *o, PyObject *unused) {
 static PyObject *Tensor_copy_(TensorObject *o, PyObject *data) {
     wm_tensor *t = o->t;
     PyObject *a = Tensor_numpy(o, NULL), *from = a ? PyArray_FROM_O(data) : NULL;
+    if (a && t->device) PyArray_ENABLEFLAGS((PyArrayObject *)a, NPY_ARRAY_WRITEABLE);
     int failed = !from || PyArray_CopyInto((PyArrayObject *)a, (PyArrayObject *)from) < 0;
+    if (!failed && t->device && wm_copy_between(t->device, t->raw, WM_CPU, PyArray_DATA((PyArrayObject *)a),
+                                                (size_t)PyArray_NBYTES((PyArrayObject *)a)) < 0) {
+        wm_raise();
+        failed = 1;
+    }
     Py_XDECREF(from);
     Py_XDECREF(a);
     if (failed) return NULL;
     wm_written(t);
+    return Py_NewRef((PyObject *)o);
+}
+
+/* ---- devices ----------------------------------------------------------------------------------- */
+
+int wm_device_from(PyObject *name, const char *who) {
+    const char *word = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+    int device = word ? wm_device_named(word) : -1;
+    if (device < 0 && !PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "%s: device must be 'cpu' or 'cuda', not %R", who, name);
+    if (device < 0 || wm_device_open(device) == 0) return device;
+    wm_raise();
+    return -1;
+}
+
+/* A copy over there; a tensor that is there already is itself. */
+static PyObject *Tensor_to(TensorObject *o, PyObject *name) {
+    wm_tensor *t = o->t;
+    int device = wm_device_from(name, "to");
+    if (device < 0 || awake(t) < 0) return NULL;
+    if (device == t->device) return Py_NewRef((PyObject *)o);
+    wm_tensor *there = wm_tensor_new(device, (wm_dtype)t->dtype, t->ndim, t->shape);
+    if (there && wm_copy_between(device, there->raw, t->device, t->raw, (size_t)t->size * wm_dtype_size((wm_dtype)t->dtype)) < 0)
+        wm_drop(there), there = NULL;
+    if (there) there->needs_grad = t->needs_grad;
+    return wm_wrap(wm_state_of((PyObject *)o)->Tensor, there);
+}
+
+static PyObject *Tensor_to_(TensorObject *o, PyObject *name) {
+    int device = wm_device_from(name, "to_");
+    if (device < 0 || awake(o->t) < 0) return NULL;
+    if (device != o->t->device && __atomic_load_n(&o->t->memory->exports, __ATOMIC_ACQUIRE) && !o->t->memory->owner)
+        return PyErr_Format(PyExc_RuntimeError, "to_: an array or a buffer still shares these numbers");
+    if (wm_tensor_send(o->t, device) < 0) return wm_raise();
     return Py_NewRef((PyObject *)o);
 }
 
@@ -237,6 +293,7 @@ static PyObject *get_grad(TensorObject *o, void *unused) {
     (void)unused;
     wm_tensor *t = o->t;
     if (!wm_grad_here(t)) Py_RETURN_NONE;
+    if (t->device) return copied(t, t->grad, NPY_FLOAT32);
     wm_memory *m = t->base ? t->base->grad_memory : t->grad_memory;
     return array_over(m, t->grad, NPY_FLOAT32, t);
 }
@@ -284,7 +341,7 @@ static PyObject *get_shape(TensorObject *o, void *unused) {
 static PyObject *get_ndim(TensorObject *o, void *unused) { (void)unused; return PyLong_FromLong(o->t->ndim); }
 static PyObject *get_size(TensorObject *o, void *unused) { (void)unused; return PyLong_FromLongLong(o->t->size); }
 static PyObject *get_dtype(TensorObject *o, void *unused) { (void)unused; return PyUnicode_FromString(wm_dtype_name((wm_dtype)o->t->dtype)); }
-static PyObject *get_device(TensorObject *o, void *unused) { (void)unused; return PyUnicode_FromString(o->t->device ? "cuda" : "cpu"); }
+static PyObject *get_device(TensorObject *o, void *unused) { (void)unused; return PyUnicode_FromString(wm_device_name(o->t->device)); }
 
 static Py_ssize_t Tensor_length(TensorObject *o) {
     if (o->t->ndim) return (Py_ssize_t)o->t->shape[0];
@@ -295,7 +352,7 @@ static Py_ssize_t Tensor_length(TensorObject *o) {
 static PyObject *Tensor_repr(TensorObject *o) {
     const wm_tensor *t = o->t;
     char shape[96];
-    const char *grad = t->needs_grad ? ", needs_grad" : "";
+    const char *grad = t->device ? t->needs_grad ? ", cuda, needs_grad" : ", cuda" : t->needs_grad ? ", needs_grad" : "";
     wm_shape_text(t, shape, sizeof shape);
     if (!t->raw || t->dtype == WM_BF16)
         return PyUnicode_FromFormat("Tensor(%s, %s%s%s)", shape, wm_dtype_name((wm_dtype)t->dtype), grad, t->raw ? "" : ", asleep");
@@ -317,6 +374,10 @@ static int Tensor_getbuffer(TensorObject *o, Py_buffer *view, int flags) {
     wm_tensor *t = o->t;
     view->obj = NULL;
     if (awake(t) < 0) return -1;
+    if (t->device) {
+        PyErr_Format(PyExc_BufferError, "Tensor: its numbers lie on %s; copy them with to('cpu')", wm_device_name(t->device));
+        return -1;
+    }
     buffer_info *info = PyMem_Malloc(sizeof *info);
     if (!info) { PyErr_NoMemory(); return -1; }
     Py_ssize_t size = (Py_ssize_t)wm_dtype_size((wm_dtype)t->dtype), stride = size;
@@ -363,6 +424,8 @@ static PyObject *Tensor_dlpack(TensorObject *o, PyObject *args, PyObject *kw) {
     if (copy == Py_True) return PyErr_Format(PyExc_BufferError, "__dlpack__: copies are not made here");
     wm_tensor *t = o->t;
     if (awake(t) < 0) return NULL;
+    if (t->device) return PyErr_Format(PyExc_BufferError, "__dlpack__: numbers on %s are not shared yet; copy them with to('cpu')",
+                                       wm_device_name(t->device));
     dlpack_export *e = calloc(1, sizeof *e);
     if (!e) return PyErr_NoMemory();
     for (int i = 0; i < t->ndim; i++) e->shape[i] = t->shape[i];
@@ -400,7 +463,7 @@ static wm_tensor *adopt(DLManagedTensor *m) {
     int64_t stride = 1;
     for (int i = d->ndim; i-- > 0; stride *= d->shape[i])
         if (d->strides && d->shape[i] > 1 && d->strides[i] != stride) return wm_fail("from_dlpack: the numbers are not contiguous"), NULL;
-    return wm_tensor_borrow((wm_dtype)dtype, (char *)d->data + d->byte_offset, d->ndim, d->shape, m, release_dlpack);
+    return wm_tensor_borrow(WM_CPU, (wm_dtype)dtype, (char *)d->data + d->byte_offset, d->ndim, d->shape, m, release_dlpack);
 }
 
 static PyObject *from_dlpack(PyObject *module, PyObject *source) {
@@ -417,7 +480,9 @@ static PyObject *from_dlpack(PyObject *module, PyObject *source) {
 /* ---- the type --------------------------------------------------------------------------------- */
 
 static PyMethodDef Tensor_methods[] = {
-    {"numpy", (PyCFunction)Tensor_numpy, METH_NOARGS, "numpy($self)\n--\n\nThe numbers as a NumPy array that shares their memory."},
+    {"numpy", (PyCFunction)Tensor_numpy, METH_NOARGS, "numpy($self)\n--\n\nThe numbers as a NumPy array that shares their memory; of a CUDA tensor a read-only copy."},
+    {"to", (PyCFunction)Tensor_to, METH_O, "to($self, device)\n--\n\nThe same numbers on 'cpu' or 'cuda': itself if they are there, else a copy, through which no gradient flows."},
+    {"to_", (PyCFunction)Tensor_to_, METH_O, "to_($self, device)\n--\n\nMove the numbers, and the gradient, to 'cpu' or 'cuda'; views of it are refused."},
     {"item", (PyCFunction)Tensor_item, METH_NOARGS, "item($self)\n--\n\nThe one number of a tensor that has one."},
     {"copy_", (PyCFunction)Tensor_copy_, METH_O, "copy_($self, data)\n--\n\nOverwrite the numbers with data, broadcast as NumPy does."},
     {"zero_grad", (PyCFunction)Tensor_zero_grad, METH_NOARGS, "zero_grad($self)\n--\n\nForget the gradient."},
@@ -434,17 +499,18 @@ static PyGetSetDef Tensor_getset[] = {
     {"dtype", (getter)get_dtype, NULL, "'float32', 'bfloat16', 'uint8' or 'int32'.", NULL},
     {"device", (getter)get_device, NULL, "'cpu' or 'cuda'.", NULL},
     {"needs_grad", (getter)get_needs_grad, (setter)set_needs_grad, "Whether backward adds to its gradient.", NULL},
-    {"grad", (getter)get_grad, NULL, "The gradient as a NumPy array that shares its memory, or None.", NULL},
+    {"grad", (getter)get_grad, NULL, "The gradient as a NumPy array that shares its memory, or None; of a CUDA tensor a read-only copy.", NULL},
     {0},
 };
 static PyType_Slot Tensor_slots[] = {
     {Py_tp_new, Tensor_new}, {Py_tp_dealloc, Tensor_dealloc}, {Py_tp_methods, Tensor_methods}, {Py_tp_getset, Tensor_getset},
     {Py_tp_repr, Tensor_repr}, {Py_mp_length, Tensor_length}, {Py_bf_getbuffer, Tensor_getbuffer},
     {Py_bf_releasebuffer, Tensor_releasebuffer},
-    {Py_tp_doc, "Tensor(data, dtype=None, *, needs_grad=False, copy=False)\n--\n\n"
+    {Py_tp_doc, "Tensor(data, dtype=None, *, needs_grad=False, copy=False, device=None)\n--\n\n"
                 "Numbers on a device: float32, uint8, int32 or bfloat16, always contiguous, channels last.\n\n"
                 "A NumPy array of one of the first three types is shared, not copied; it must be contiguous and writable\n"
-                "(copy=True copies it).  Lists and arrays of other types are converted, which copies."},
+                "(copy=True copies it).  Lists and arrays of other types are converted, which copies.\n"
+                "device: 'cpu' or 'cuda', by default what set_device chose."},
     {0},
 };
 PyType_Spec wm_Tensor_spec = {"worldmodel.Tensor", sizeof(TensorObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, Tensor_slots};

@@ -89,7 +89,7 @@ static PyObject *Arena_swap(ArenaObject *o, PyObject *v) {
     long i = PyLong_AsLong(v);
     if (PyErr_Occurred()) return NULL;
     if (i < 0 || i >= o->p->shadows) return PyErr_Format(PyExc_IndexError, "swap: there are %d moving averages, not %ld", o->p->shadows, i + 1);
-    wm_params_swap(o->p, (int)i);
+    if (wm_params_swap(o->p, (int)i) < 0) return wm_raise();
     Py_RETURN_NONE;
 }
 

@@ -60,11 +60,14 @@ static int check_lengths(wm_node *n, const wm_tensor *lengths, wm_attention *a) 
 }
 
 static int check_range(const wm_node *n, const wm_tensor *lengths, int64_t most) {
-    for (int64_t i = 0; lengths && i < lengths->size; i++)
-        if (lengths->i32[i] < 0 || lengths->i32[i] > most)
-            return wm_fail_as(WM_INDEX, "%s: lengths wanted 0 to %lld keys, got %d", n->op->name, (long long)most,
-                              lengths->i32[i]);
-    return 0;
+    const int32_t *numbers = lengths ? wm_read(lengths) : NULL;
+    if (!lengths) return 0;
+    int failed = numbers ? 0 : -1;
+    for (int64_t i = 0; i < lengths->size && !failed; i++)
+        if (numbers[i] < 0 || numbers[i] > most)
+            failed = wm_fail_as(WM_INDEX, "%s: lengths wanted 0 to %lld keys, got %d", n->op->name, (long long)most, numbers[i]);
+    wm_read_done(lengths, numbers);
+    return failed;
 }
 
 /* ---- attention: q, k, v apart ------------------------------------------------------------------- */

@@ -24,9 +24,13 @@ void wm_walk_axis(wm_walk *w, int64_t length, int64_t stride) {
 }
 
 int wm_check_index(const wm_node *n, const wm_tensor *index, int64_t limit) {
-    for (int64_t i = 0; i < index->size; i++)
-        if (index->i32[i] < 0 || index->i32[i] >= limit)
-            return wm_fail_as(WM_INDEX, "%s: number %lld of the indices is %d, outside 0..%lld", n->op->name, (long long)i,
-                              index->i32[i], (long long)limit - 1);
-    return 0;
+    const int32_t *numbers = wm_read(index);
+    if (!numbers) return -1;
+    int failed = 0;
+    for (int64_t i = 0; i < index->size && !failed; i++)
+        if (numbers[i] < 0 || numbers[i] >= limit)
+            failed = wm_fail_as(WM_INDEX, "%s: number %lld of the indices is %d, outside 0..%lld", n->op->name, (long long)i,
+                                numbers[i], (long long)limit - 1);
+    wm_read_done(index, numbers);
+    return failed;
 }

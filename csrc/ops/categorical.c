@@ -67,11 +67,14 @@ static int bins_fit(const wm_node *n, int i, int64_t K) {
     return wm_fail("%s: bins wanted one axis of 2 or more, got shape %s", n->op->name, wm_shape_text(n->in[i], text, sizeof text));
 }
 static int check_rising(const wm_node *n, const wm_tensor *bins) {
-    for (int64_t i = 1; i < bins->size; i++)
-        if (!(bins->data[i] > bins->data[i - 1]))
-            return wm_fail("%s: bins wanted rising numbers, number %lld is %g after %g", n->op->name, (long long)i,
-                           (double)bins->data[i], (double)bins->data[i - 1]);
-    return 0;
+    const float *b = wm_read(bins);
+    int failed = b ? 0 : -1;
+    for (int64_t i = 1; i < bins->size && !failed; i++)
+        if (!(b[i] > b[i - 1]))
+            failed = wm_fail("%s: bins wanted rising numbers, number %lld is %g after %g", n->op->name, (long long)i,
+                             (double)b[i], (double)b[i - 1]);
+    if (b) wm_read_done(bins, b);
+    return failed;
 }
 
 static int infer_two_hot(wm_node *n) {

@@ -151,7 +151,7 @@ static void backward_x(const wm_node *n, float *dx, const float *dsum, float *sc
     int64_t W = s->W * s->up, room = dx_room(s);
     float *to = room ? scratch : dx, *packed = scratch + room;
     wm_conv_end end = {.add = !room};
-    if (room && (s->kh < s->stride || s->kw < s->stride)) memset(to, 0, (size_t)room * sizeof *to);   /* some stay unreached */
+    if (room && (s->kh < s->stride || s->kw < s->stride)) wm_zero(n->device, to, (size_t)room * sizeof *to);   /* some stay unreached */
     for (int64_t i = 0; i < s->stride * s->stride; i++) {
         wm_conv p;
         int64_t py = i / s->stride, px = i % s->stride, from = (py * W + px) * s->C;

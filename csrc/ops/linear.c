@@ -86,9 +86,9 @@ static int check_linear(wm_node *n) { return pack(n, n->attr[1].i, 1); }
 static void forward_linear(wm_node *n) {
     sizes s = sizes_of(n);
     if (n->attr[1].i)
-        n->k->linear_int8_forward(n->out[0]->data, n->scratch, n->in[0]->data, n->in[1]->packed, numbers(n->in[2]),
+        n->k->linear_int8_forward(n->out[0]->data, n->scratch, n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
                                   (int)n->attr[0].i, s.R, s.N, s.K);
-    else n->k->linear_forward(n->out[0]->data, numbers(n->saved[0]), n->in[0]->data, n->in[1]->packed, numbers(n->in[2]),
+    else n->k->linear_forward(n->out[0]->data, numbers(n->saved[0]), n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
                          n->in[1]->dtype == WM_BF16, (int)n->attr[0].i, s.R, s.N, s.K);
 }
 static void backward_linear(wm_node *n) {
@@ -129,9 +129,9 @@ static int check_gated(wm_node *n) { return pack(n, n->attr[0].i, 1); }
 static void forward_gated(wm_node *n) {
     sizes s = sizes_of(n);
     if (n->attr[0].i)
-        n->k->linear_gated_int8_forward(n->out[0]->data, n->scratch, n->in[0]->data, n->in[1]->packed, numbers(n->in[2]),
+        n->k->linear_gated_int8_forward(n->out[0]->data, n->scratch, n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
                                         n->in[3]->data, n->in[4]->data, s.R, n->in[3]->size / s.N, s.N, s.K);
-    else n->k->linear_gated_forward(n->out[0]->data, numbers(n->saved[0]), n->in[0]->data, n->in[1]->packed, numbers(n->in[2]),
+    else n->k->linear_gated_forward(n->out[0]->data, numbers(n->saved[0]), n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
                                n->in[3]->data, n->in[4]->data, n->in[1]->dtype == WM_BF16, s.R, n->in[3]->size / s.N,
                                s.N, s.K);
 }
@@ -163,9 +163,9 @@ static int check_swiglu(wm_node *n) { return pack(n, n->attr[0].i, 2); }
 static void forward_swiglu(wm_node *n) {
     sizes s = sizes_of(n);
     if (n->attr[0].i)
-        n->k->swiglu_int8_forward(n->out[0]->data, n->scratch, n->in[0]->data, n->in[1]->packed, numbers(n->in[2]), s.R,
+        n->k->swiglu_int8_forward(n->out[0]->data, n->scratch, n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]), s.R,
                                   s.N, s.K);
-    else n->k->swiglu_forward(n->out[0]->data, numbers(n->saved[0]), n->in[0]->data, n->in[1]->packed, numbers(n->in[2]),
+    else n->k->swiglu_forward(n->out[0]->data, numbers(n->saved[0]), n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
                          n->in[1]->dtype == WM_BF16, s.R, s.N, s.K);
 }
 static void backward_swiglu(wm_node *n) {

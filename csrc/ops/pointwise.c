@@ -63,7 +63,8 @@ static wm_broadcast meeting(const wm_node *n, int n_in) {
 static float *gradient_room(wm_node *n, int i) {
     float *d = wm_grad(n->in[i]);
     if (!d || n->in[i]->size == n->out[0]->size) return d;
-    return memset(n->scratch, 0, (size_t)n->out[0]->size * sizeof(float));
+    wm_zero(n->device, n->scratch, (size_t)n->out[0]->size * sizeof(float));
+    return n->scratch;
 }
 static void add_up(wm_node *n, int i, const float *full, double scale, float *room) {
     if (wm_grad(n->in[i]) && n->in[i]->size != n->out[0]->size)

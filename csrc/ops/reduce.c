@@ -58,7 +58,9 @@ static const float *gathered(const wm_node *n, const groups *g) {
 /* Where a gradient of x is added: its own, or zeroed scratch that give_back adds to it. */
 static float *gradient(const wm_node *n, const groups *g, int64_t room) {
     if (!g->apart) return wm_grad(n->in[0]);
-    return memset((float *)n->scratch + room, 0, (size_t)n->in[0]->size * sizeof(float));
+    float *dx = (float *)n->scratch + room;
+    wm_zero(n->device, dx, (size_t)n->in[0]->size * sizeof *dx);
+    return dx;
 }
 static void give_back(const wm_node *n, const groups *g, const float *dx) {
     if (g->apart) n->k->strided_add(wm_grad(n->in[0]), dx, g->walk.shape, g->walk.stride, g->walk.ndim);

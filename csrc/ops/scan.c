@@ -75,7 +75,7 @@ static void lstm_forward(wm_node *n) {
     float *room = n->scratch, *gates = room + 2 * s.B * s.H, *cells = gates + 4 * s.B * s.H;
     n->k->lstm_forward(n->out[0]->data, is_sequence(n) ? n->out[1]->data : NULL, n->out[n->n_out - 1]->data,
                        keep ? n->saved[0]->data : gates, keep ? n->saved[1]->data : cells, room, n->in[X]->data,
-                       n->in[WEIGHT]->packed, numbers(n->in[BIAS]), numbers(n->in[H0]), numbers(n->in[C0]),
+                       wm_packed_now(n->in[WEIGHT]), numbers(n->in[BIAS]), numbers(n->in[H0]), numbers(n->in[C0]),
                        flags(n->in[LSTM_RESET]), keep, s.B, s.T, s.H);
 }
 static void lstm_backward(wm_node *n) {
@@ -117,7 +117,7 @@ static void gru_forward(wm_node *n) {
     bool keep = n->saved[0];
     float *room = n->scratch, *gates = room + 4 * s.B * s.H;
     n->k->gru_forward(n->out[0]->data, is_sequence(n) ? n->out[1]->data : NULL, keep ? n->saved[0]->data : gates, room,
-                      n->in[X]->data, n->in[WEIGHT]->packed, numbers(n->in[BIAS]), numbers(n->in[H0]), flags(n->in[GRU_RESET]),
+                      n->in[X]->data, wm_packed_now(n->in[WEIGHT]), numbers(n->in[BIAS]), numbers(n->in[H0]), flags(n->in[GRU_RESET]),
                       keep, s.B, s.T, s.H);
 }
 static void gru_backward(wm_node *n) {

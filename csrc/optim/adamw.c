@@ -33,7 +33,7 @@ wm_update wm_params_adamw(wm_params *p, const wm_adamw *c) {
     wm_adamw_numbers a = numbers(p, c, u.norm);
     float *shadow[WM_SHADOWS] = {NULL};
     for (int k = 0; k < p->shadows; k++) shadow[k] = p->shadow[k]->data;
-    wm_k->adamw_step(p->values->data, p->grads->data, p->m->data, p->v->data, shadow, &a, p->ends, p->decays, p->segments,
+    wm_kernels_on(p->device)->adamw_step(p->values->data, p->grads->data, p->m->data, p->v->data, shadow, &a, p->ends, p->decays, p->segments,
                      p->size);
     wm_written(p->tensor[0]);      /* one memory, one version */
     u.clipped = a.clip < 1;

@@ -16,6 +16,7 @@
 
 typedef struct wm_params {
     int         n;                       /* tensors */
+    int         device;
     int64_t     size;                    /* numbers in a block, padding included */
     int64_t     steps;                   /* updates so far, for the bias correction; set it when a checkpoint is loaded */
     wm_tensor **tensor;
@@ -37,7 +38,7 @@ typedef enum { WM_VALUES, WM_GRADS, WM_FIRST_MOMENT, WM_SECOND_MOMENT, WM_SHADOW
 wm_params *wm_params_new(wm_tensor *const *tensors, int n, const uint8_t *decays);
 void       wm_params_free(wm_params *);                             /* NULL is fine */
 int        wm_params_shadow(wm_params *, float ema);                /* one more moving average, from the values now: its index; -1 */
-void       wm_params_swap(wm_params *, int shadow);                 /* exchange the values and an average */
+int        wm_params_swap(wm_params *, int shadow);                 /* exchange the values and an average; 0 or -1 */
 wm_tensor *wm_params_part(wm_params *, wm_part, int tensor);        /* a view of tensor i's share, to save and load; NULL */
 void       wm_params_clear(wm_params *);                            /* gradients to 0 */
 double     wm_params_norm(const wm_params *);                       /* of the gradients, over all tensors */

@@ -99,7 +99,7 @@ static int build_twins(work *w) {
     if (w->n && !(plan->own = wm_alloc(w->n * sizeof *plan->own))) return -1;
     for (size_t i = 0; i < w->n; i++) {
         place *p = &w->places[i];
-        wm_tensor *t = wm_tensor_borrow((wm_dtype)p->old->dtype, (char *)plan->buffer->data + p->offset, p->old->ndim,
+        wm_tensor *t = wm_tensor_borrow(p->old->device, (wm_dtype)p->old->dtype, (char *)plan->buffer->data + p->offset, p->old->ndim,
                                         p->old->shape, wm_memory_keep(plan->buffer), drop_buffer);
         if (!t) return wm_memory_drop(plan->buffer), -1;
         plan->own[plan->n_own++] = p->own = t;
@@ -127,6 +127,17 @@ static int build_nodes(work *w, const wm_tape *tape) {
     return 0;
 }
 
+static int one_device(work *w, const wm_tape *tape) {
+    int device = -1;
+    for (size_t i = 0; i < tape->n; i++) {
+        if (!w->kept[i]) continue;
+        if (device >= 0 && device != tape->nodes[i].device) return wm_fail("plan: its ops run on two devices; make one for each");
+        device = tape->nodes[i].device;
+    }
+    w->plan->device = device < 0 ? WM_CPU : device;
+    return 0;
+}
+
 static int build(work *w, const wm_tape *tape, wm_tensor *const *outputs, size_t n_outputs) {
     wm_plan *plan = w->plan;
     size_t tensors = tape->n * (WM_OUT + WM_SAVED) + 1;
@@ -136,6 +147,7 @@ static int build(work *w, const wm_tape *tape, wm_tensor *const *outputs, size_t
     int result = -1;
     if (!w->places || !w->kept || !order) goto done;
     choose(w, tape, outputs, n_outputs);
+    if (one_device(w, tape) < 0) goto done;
     for (size_t i = 0; i < tape->n; i++) {
         const wm_node *n = &tape->nodes[i];
         if (!w->kept[i]) continue;
@@ -146,7 +158,7 @@ static int build(work *w, const wm_tape *tape, wm_tensor *const *outputs, size_t
     }
     for (size_t o = 0; o < n_outputs; o++) used(w, outputs[o], SIZE_MAX);
     size_t bytes = arrange(w, order);
-    if (!(plan->buffer = wm_memory_new(bytes ? bytes : WM_ALIGN)) || build_twins(w) < 0 || build_nodes(w, tape) < 0) goto done;
+    if (!(plan->buffer = wm_memory_new(plan->device, bytes ? bytes : WM_ALIGN)) || build_twins(w) < 0 || build_nodes(w, tape) < 0) goto done;
     if (!(plan->outputs = wm_alloc((n_outputs + 1) * sizeof *plan->outputs))) goto done;
     for (size_t o = 0; o < n_outputs; o++) {
         if (!(plan->outputs[o] = twin(w, outputs[o]))) goto done;

@@ -11,6 +11,7 @@ typedef struct wm_plan {
     size_t      n_own;
     wm_tensor **outputs;            /* in the order asked for */
     size_t      n_outputs;
+    int         device;
     size_t      bytes_unshared;     /* what the intermediates would take without sharing */
 } wm_plan;
 

@@ -7,7 +7,7 @@
 bool wm_guard_nan;
 
 int wm_out(wm_node *n, int i, wm_dtype dtype, int ndim, const int64_t *shape) {
-    if (!(n->out[i] = wm_tensor_new(dtype, ndim, shape))) return -1;
+    if (!(n->out[i] = wm_tensor_new(n->device, dtype, ndim, shape))) return -1;
     if (n->n_out <= i) n->n_out = (uint8_t)(i + 1);
     n->out[i]->needs_grad = n->needs_grad && dtype == WM_F32;
     return 0;
@@ -21,7 +21,7 @@ int wm_out_view(wm_node *n, int i, wm_tensor *of, int64_t offset, int ndim, cons
 }
 
 int wm_save(wm_node *n, int i, wm_dtype dtype, int ndim, const int64_t *shape) {
-    return (n->saved[i] = wm_tensor_new(dtype, ndim, shape)) ? 0 : -1;
+    return (n->saved[i] = wm_tensor_new(n->device, dtype, ndim, shape)) ? 0 : -1;
 }
 
 void wm_node_clear(wm_node *n) {
@@ -34,15 +34,30 @@ void wm_node_clear(wm_node *n) {
 static int guard(const wm_node *n) {
     for (int i = 0; i < n->n_out; i++) {
         const wm_tensor *t = n->out[i];
-        for (int64_t j = 0; t->dtype == WM_F32 && j < t->size; j++)
-            if (!isfinite(t->data[j]))
-                return wm_fail_as(WM_RUNTIME, "%s: number %lld of its result is %g (NaN guard)", n->op->name,
-                                  (long long)j, (double)t->data[j]);
+        const float *x = t->dtype == WM_F32 ? wm_read(t) : NULL;
+        if (t->dtype == WM_F32 && !x) return -1;
+        int64_t j = 0;
+        while (x && j < t->size && isfinite(x[j])) j++;
+        int failed = x && j < t->size ? wm_fail_as(WM_RUNTIME, "%s: number %lld of its result is %g (NaN guard)", n->op->name,
+                                                   (long long)j, (double)x[j]) : 0;
+        if (x) wm_read_done(t, x);
+        if (failed) return -1;
     }
     return 0;
 }
 
+/* On a device: the same, and what could not be said by a kernel. */
+static int device_forward(wm_node *n) {
+    if (wm_device_failed(n->device, n->op->name) < 0 || (n->op->check && n->op->check(n) < 0)) return -1;
+    bool own = n->scratch_bytes && !n->scratch;         /* a plan brings its own */
+    if (own && !(n->scratch = wm_device_alloc(n->device, n->scratch_bytes))) return -1;
+    n->op->forward(n);
+    if (own) wm_device_free(n->device, n->scratch), n->scratch = NULL;
+    return wm_device_failed(n->device, n->op->name) < 0 ? -1 : wm_guard_nan ? guard(n) : 0;
+}
+
 int wm_node_forward(wm_node *n) {
+    if (n->device) return device_forward(n);
     if (n->op->check && n->op->check(n) < 0) return -1;
     if (n->scratch_bytes && !(n->scratch = wm_alloc(n->scratch_bytes))) return -1;
     n->op->forward(n);

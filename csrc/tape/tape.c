@@ -35,9 +35,24 @@ static int make(wm_node *n) {
     return n->op->infer(n) < 0 || wm_node_forward(n) < 0 ? -1 : 0;
 }
 
+/* All inputs lie on one device, where the op runs; an op without inputs runs where new tensors are made. */
+static int device_of(const wm_op *op, wm_tensor *const *in, int n_in) {
+    int first = -1;
+    for (int i = 0; i < n_in; i++) {
+        if (!in[i]) continue;
+        if (first < 0) first = i;
+        if (in[i]->device != in[first]->device)
+            return wm_fail("%s: input %d lies on %s, input %d on %s; move one with Tensor.to", op->name, first,
+                           wm_device_name(in[first]->device), i, wm_device_name(in[i]->device));
+    }
+    return first < 0 ? wm_device_now : in[first]->device;
+}
+
 int wm_apply(const wm_op *op, wm_tensor *const *in, int n_in, const wm_attr *attr, const int64_t *list, int n_list,
              wm_tensor **out) {
-    wm_node n = {.op = op, .k = wm_k, .n_in = (uint8_t)n_in, .n_list = (uint8_t)n_list};
+    int device = device_of(op, in, n_in);
+    if (device < 0) return -1;
+    wm_node n = {.op = op, .k = wm_kernels_on(device), .device = (uint8_t)device, .n_in = (uint8_t)n_in, .n_list = (uint8_t)n_list};
     for (int i = 0; i < n_in; i++)
         if (in[i]) n.in[i] = wm_keep(in[i]), n.wants |= (uint16_t)(in[i]->needs_grad << i);
     n.needs_grad = n.wants && op->backward && wm_recording && !wm_recording->no_grad;
@@ -139,9 +154,10 @@ static int node_backward(wm_node *n) {
         if (wm_grad_ready(n->out[i]) < 0) return -1;
     for (int i = 0; i < n->n_in; i++)
         if (wm_grad_ready(n->in[i]) < 0) return -1;
-    if (n->scratch_bytes && !(n->scratch = wm_alloc(n->scratch_bytes))) return -1;
+    if (n->scratch_bytes && !(n->scratch = wm_device_alloc(n->device, n->scratch_bytes))) return -1;
     n->op->backward(n);
-    if (n->scratch_bytes) wm_free(n->scratch), n->scratch = NULL;
+    if (n->scratch_bytes) wm_device_free(n->device, n->scratch), n->scratch = NULL;
+    if (wm_device_failed(n->device, n->op->name) < 0) return -1;
     for (int i = 0; i < n->n_out; i++)
         if (!n->out[i]->base && !n->out[i]->keeps_grad) wm_grad_clear(n->out[i]);
     return 0;
@@ -165,6 +181,19 @@ static int walk_back(wm_tape *t) {
     return 0;
 }
 
+/* loss.grad += seed, or 1 */
+static int begin(wm_tensor *loss, const wm_tensor *seed) {
+    const float *s = seed ? wm_read(seed) : NULL;
+    size_t bytes = (size_t)loss->size * sizeof(float);
+    float *g = loss->device ? wm_alloc(bytes) : loss->grad;
+    int failed = !g || (seed && !s) || (loss->device && wm_copy_between(WM_CPU, g, loss->device, loss->grad, bytes) < 0);
+    for (int64_t i = 0; i < loss->size && !failed; i++) g[i] += s ? s[i] : 1.0f;
+    if (loss->device && !failed) failed = wm_copy_between(loss->device, loss->grad, WM_CPU, g, bytes) < 0;
+    if (loss->device) wm_free(g);
+    if (s) wm_read_done(seed, s);
+    return failed ? -1 : 0;
+}
+
 int wm_backward(wm_tape *t, wm_tensor *loss, const wm_tensor *seed) {
     if (wm_recording)
         return wm_fail_as(WM_RUNTIME, "backward: a tape is recording; gradients of gradients are not supported: "
@@ -179,7 +208,7 @@ int wm_backward(wm_tape *t, wm_tensor *loss, const wm_tensor *seed) {
     if (t->n_segments && !t->segments[t->n_segments - 1].end)
         return wm_fail_as(WM_RUNTIME, "backward: a checkpoint is still open");
     if (wm_grad_ready(loss) < 0) return -1;
-    for (int64_t i = 0; i < loss->size; i++) loss->grad[i] += seed ? seed->data[i] : 1.0f;
+    if (begin(loss, seed) < 0) return -1;
     int failed = walk_back(t);
     if (failed)      /* what was on its way must not be added to the next backward */
         for (size_t i = 0; i < t->n; i++)

@@ -23,6 +23,7 @@ typedef struct wm_node {
     wm_attr    attr[WM_ATTR];
     int64_t    list[WM_DIMS];       /* the tuple attribute */
     uint8_t    n_in, n_out, n_list;
+    uint8_t    device;
     uint16_t   wants;               /* bit i: input i needed a gradient when the node was made */
     bool       needs_grad;          /* an input needs a gradient and a tape records: known before infer */
     size_t     scratch_bytes;       /* set by infer; forward and backward then find as much at scratch */

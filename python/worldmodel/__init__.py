@@ -33,6 +33,7 @@ _HOME = {
     "threads": "machine",
     "kernels": "machine",
     "devices": "machine",
+    "set_device": "machine",
     "seed": "machine",
     "collect": "data",
     "Replay": "data",

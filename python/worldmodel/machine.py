@@ -23,7 +23,16 @@ def kernels(name: str | None = None) -> str:
 
 def devices() -> dict[str, str]:
     """What can compute here, and for what cannot, why not."""
-    return {"cpu": f"{_core.kernels()} kernels, {_core.threads()} threads"}
+    works, words = _core.describe_device("cuda")
+    return {"cpu": f"{_core.kernels()} kernels, {_core.threads()} threads", "cuda": words if works else f"no: {words}"}
+
+
+def set_device(name: str) -> None:
+    """Where new tensors are made from now on: 'cpu' or 'cuda'.
+
+    Raises RuntimeError, naming CUDA's own status, if there is no CUDA device; nothing falls back silently.
+    """
+    _core.set_device(name)
 
 
 def seed(value: int) -> None:

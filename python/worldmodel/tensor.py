@@ -30,32 +30,32 @@ class no_grad:
         _core._resume_recording(self._tape)
 
 
-def _operand(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else Tensor(np.asarray(value, np.float32))
+def _operand(value: Any, beside: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else Tensor(np.asarray(value, np.float32), device=beside.device)
 
 
 def _add(x: Tensor, y: Any) -> Tensor:
-    return _ops["scale_shift"](x, 1.0, float(y)) if isinstance(y, Real) else _ops["add"](x, _operand(y))
+    return _ops["scale_shift"](x, 1.0, float(y)) if isinstance(y, Real) else _ops["add"](x, _operand(y, x))
 
 
 def _sub(x: Tensor, y: Any) -> Tensor:
-    return _ops["scale_shift"](x, 1.0, -float(y)) if isinstance(y, Real) else _ops["sub"](x, _operand(y))
+    return _ops["scale_shift"](x, 1.0, -float(y)) if isinstance(y, Real) else _ops["sub"](x, _operand(y, x))
 
 
 def _rsub(x: Tensor, y: Any) -> Tensor:
-    return _ops["scale_shift"](x, -1.0, float(y)) if isinstance(y, Real) else _ops["sub"](_operand(y), x)
+    return _ops["scale_shift"](x, -1.0, float(y)) if isinstance(y, Real) else _ops["sub"](_operand(y, x), x)
 
 
 def _mul(x: Tensor, y: Any) -> Tensor:
-    return _ops["scale_shift"](x, float(y), 0.0) if isinstance(y, Real) else _ops["mul"](x, _operand(y))
+    return _ops["scale_shift"](x, float(y), 0.0) if isinstance(y, Real) else _ops["mul"](x, _operand(y, x))
 
 
 def _div(x: Tensor, y: Any) -> Tensor:
-    return _ops["div"](x, _operand(y))
+    return _ops["div"](x, _operand(y, x))
 
 
 def _rdiv(x: Tensor, y: Any) -> Tensor:
-    return _ops["div"](_operand(y), x)
+    return _ops["div"](_operand(y, x), x)
 
 
 def _pow(x: Tensor, y: Any) -> Tensor:
@@ -77,7 +77,7 @@ def _index(x: Tensor, key: Any) -> Tensor:
     if isinstance(key, Tensor):
         return _ops["gather"](x, key)
     if isinstance(key, (np.ndarray, list)):
-        return _ops["gather"](x, Tensor(np.asarray(key), dtype="int32"))
+        return _ops["gather"](x, Tensor(np.asarray(key), dtype="int32", device=x.device))
     keys = key if isinstance(key, tuple) else (key,)
     if Ellipsis in keys:
         at = keys.index(Ellipsis)
