@@ -1,7 +1,7 @@
 """emulated: the CUDA library on the processor: csrc/kernels/cuda/*.cu compiled by g++ against tests/cuda/emulator.
 
-It wants CUDA's headers (those of the toolkit whose nvcc is on the PATH, or $CUDA_INCLUDE) and g++; where they are missing,
-`library` raises Missing with the reason, and the tests that need it are skipped with it.
+It wants g++ and CUDA's headers (of the toolkit whose nvcc is on the PATH, or $CUDA_INCLUDE); where they are missing,
+`possible` says so, and the tests that need them are skipped with that reason.
 """
 
 import ctypes
@@ -15,6 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "csrc" / "kernels" / "cuda"
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
+FLAGS = (
+    "-x c++ -std=c++17 -fPIC -fno-strict-aliasing -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-variable "
+    "-DWM_EMULATED"
+)
 SANITIZERS = {
     "plain": ("-O1", "-O2"),
     "asan": ("-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined",) * 2,
@@ -35,7 +39,8 @@ def include() -> Path:
         return Path(given)
     if not (nvcc := shutil.which("nvcc")):
         raise Missing("nvcc is not on the PATH, and CUDA_INCLUDE is not set")
-    dry = subprocess.run([nvcc, "-dryrun", "-x", "cu", "/dev/null", "-c", "-o", "/dev/null"], capture_output=True, text=True)
+    command = [nvcc, "-dryrun", "-x", "cu", "/dev/null", "-c", "-o", "/dev/null"]
+    dry = subprocess.run(command, capture_output=True, text=True)
     for line in dry.stderr.splitlines():
         if "$ TOP=" in line:
             folder = Path(line.split("TOP=", 1)[1]) / "include"
@@ -55,8 +60,7 @@ def library(kind: str = "plain", defines: tuple[str, ...] = ()) -> Path:
     folder = ROOT / "build" / "emulated" / "-".join([kind, *defines])
     folder.mkdir(parents=True, exist_ok=True)
     shared = _newest(SOURCES / "*.cuh", ROOT / "csrc/kernels/*.def", ROOT / "csrc/kernels/*.h", EMULATOR / "emulator.h")
-    compiler = [*os.environ.get("CXX", "g++").split(), "-x", "c++", "-std=c++17", "-fPIC", "-fno-strict-aliasing", "-Wall"]
-    compiler += ["-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-variable", "-DWM_EMULATED", f"-I{EMULATOR}", "-isystem", str(headers)]
+    compiler = [*os.environ.get("CXX", "g++").split(), *FLAGS.split(), f"-I{EMULATOR}", "-isystem", str(headers)]
     compiler += [f"-D{d}" for d in defines]
     jobs = []
     for source in [*sorted(SOURCES.glob("*.cu")), EMULATOR / "emulator.cpp"]:

@@ -5,7 +5,7 @@
 const wm_kernels *wm_k = &wm_kernels_baseline;
 
 wm_tensor *make(const float *numbers, int ndim, const int64_t *shape, int needs_grad) {
-    wm_tensor *t = wm_tensor_new(WM_F32, ndim, shape);
+    wm_tensor *t = wm_tensor_new(WM_CPU, WM_F32, ndim, shape);
     if (!t) return NULL;
     memcpy(t->data, numbers, (size_t)t->size * sizeof(float));
     t->needs_grad = needs_grad;

@@ -24,8 +24,8 @@ def lib(tmp_path_factory):
     so = tmp_path_factory.mktemp("optim") / "optim.so"
     sources = [f for folder in ("base", "optim") for f in glob(f"csrc/{folder}/*.c", root_dir=ROOT)]
     flags = "-std=gnu11 -O1 -fopenmp -fPIC -shared -ffp-contract=fast -fno-math-errno -fno-trapping-math -w"
-    sources += ["tests/core/arena.c", "csrc/tensor/tensor.c"]
-    subprocess.run([*CC, *flags.split(), "-o", so, *sources, "-lm"], cwd=ROOT, check=True)
+    sources += ["tests/core/arena.c", "csrc/tensor/tensor.c", "csrc/kernels/device.c"]
+    subprocess.run([*CC, *flags.split(), "-o", so, *sources, "-lm", "-ldl"], cwd=ROOT, check=True)
     lib = c.CDLL(str(so))
     for name in POINTER:
         getattr(lib, name).restype = c.c_void_p
