@@ -2,7 +2,7 @@
 
    class Tensor:
        def __new__(cls, data, dtype=None, needs_grad=False, copy=False): ...
-       shape, ndim, size, dtype, device, needs_grad, grad
+       shape, ndim, size, dtype, device, needs_grad, grad, stamp
        def numpy(self): ...      def item(self): ...      def copy_(self, data): ...
        def zero_grad(self): ...  def retain_grad(self): ...
        def __dlpack__(self, ...): ...                                                     */
@@ -298,6 +298,15 @@ static PyObject *get_grad(TensorObject *o, void *unused) {
     return array_over(m, t->grad, NPY_FLOAT32, t);
 }
 
+/* The memory's address, mixed with the number of writes. */
+static PyObject *get_stamp(TensorObject *o, void *unused) {
+    (void)unused;
+    const wm_memory *m = o->t->memory;
+    if (__atomic_load_n(&m->exports, __ATOMIC_ACQUIRE)) Py_RETURN_NONE;
+    uint64_t written = __atomic_load_n(&m->version, __ATOMIC_ACQUIRE);
+    return PyLong_FromUnsignedLongLong((uint64_t)(uintptr_t)m->data ^ written * UINT64_C(0x9e3779b97f4a7c15));
+}
+
 static PyObject *get_needs_grad(TensorObject *o, void *unused) {
     (void)unused;
     return PyBool_FromLong(o->t->needs_grad);
@@ -498,6 +507,8 @@ static PyGetSetDef Tensor_getset[] = {
     {"size", (getter)get_size, NULL, "How many numbers.", NULL},
     {"dtype", (getter)get_dtype, NULL, "'float32', 'bfloat16', 'uint8' or 'int32'.", NULL},
     {"device", (getter)get_device, NULL, "'cpu' or 'cuda'.", NULL},
+    {"stamp", (getter)get_stamp, NULL,
+     "A number that changes when the numbers are written; None while NumPy or others may write them unseen.", NULL},
     {"needs_grad", (getter)get_needs_grad, (setter)set_needs_grad, "Whether backward adds to its gradient.", NULL},
     {"grad", (getter)get_grad, NULL, "The gradient as a NumPy array that shares its memory, or None; of a CUDA tensor a read-only copy.", NULL},
     {0},

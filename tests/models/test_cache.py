@@ -237,3 +237,40 @@ def test_the_horizon_has_no_end():
     for _ in range(8):
         step = sampler.step(tiny_dit.actions_of(rng, 1))
     assert np.isfinite(step.features).all()
+
+
+def test_conditions_that_came_before_are_remembered_until_a_weight_is_written(monkeypatch):
+    """Bits are those of conditions computed anew, through other batches, unknown actions and a write."""
+    model = tiny_dit.make()
+    told = [0, 1, 0, 2, 0, None, 1, None, 0, 0]
+
+    def roll(count):
+        sampler, _ = start(model, 2)
+        runs = []
+        plan = sampler._conditions._plan
+
+        class Counted:
+            outputs = plan.outputs
+
+            def run(self):
+                runs.append(1)
+                return plan.run()
+
+        sampler._conditions._plan = Counted()
+        steps = []
+        for t, a in enumerate(told):
+            rows = np.eye(3, dtype=np.float32)[[a or 0, 1]]
+            rows[0] = np.nan if a is None else rows[0]
+            if t == 6:
+                bias = model.blocks[0].modulation.bias
+                bias.copy_(np.full(bias.shape, 0.1 * count, np.float32))
+            steps.append(sampler.step(rows))
+        return steps, len(runs)
+
+    remembered, runs = roll(1)
+    assert runs == 3 + 3  # 0 and 1, 2, unknown; after the write 1, unknown and 0 again
+    monkeypatch.setattr("worldmodel.models.dit_conditions.Conditions._remember", lambda self, keys: None)
+    model = tiny_dit.make()
+    anew, _ = roll(1)
+    assert all(map(same, remembered, anew))
+    assert not all(map(same, anew, roll(2)[0]))

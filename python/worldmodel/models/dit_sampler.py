@@ -17,6 +17,7 @@ from .. import diffusion
 from .. import ops as _ops
 from ..sampling import Sampler, Step
 from ..tensor import Plan, Tape, Tensor
+from .dit_conditions import Conditions
 from .dit_layers import CachedTime
 from .heads import Heads
 
@@ -73,8 +74,8 @@ class DiTSampler(Sampler):
         for i in range(model.time_layers):
             for name in ("keys", "values"):
                 self.state[f"{name}.{i}"] = Tensor(np.zeros((n, config.slots, N, d), np.float32), copy=True)
-        self._actions = Tensor(np.zeros((n, 1, model.action_features), np.float32), copy=True)
-        self._known = Tensor(np.ones((n, 1), np.float32), copy=True)
+        self._conditions = Conditions(model, n, steps, context_level)
+        self._unacted = Conditions(model, n, steps, context_level) if action_guidance != 1 else None
         self._prefills: dict[int, Prefill] = {}
         self._plan = self._record()
 
@@ -88,15 +89,8 @@ class DiTSampler(Sampler):
         time = model.cached_time(self.caches(), state["position"])
         with Tape(grad=False) as tape:
             ops.stream_advance(state["stream"])
-            z = model.condition.vector(self._actions, self._known)
-            plain, commit = self._conditions(z)
-            unacted = (
-                self._conditions(model.condition.vector(self._actions, Tensor(np.zeros((n, 1), np.float32))))[
-                    0
-                ]
-                if self.guidance[0] != 1
-                else None
-            )
+            plain, commit = self._conditions.denoising(), self._conditions.commit()
+            unacted = self._unacted.denoising() if self._unacted else None
             y = ops.normal(state["stream"], salt=SALT_START, shape=(n, 1, *model.frame_shape))
             before = (
                 state["last"] * float(diffusion.carried(np.float32(self.context_level)))
@@ -120,17 +114,6 @@ class DiTSampler(Sampler):
             rewards, termination = heads.decode(read)
             ends = ops.bernoulli(termination, state["stream"], salt=SALT_END)
         return tape.plan(frames, rewards, termination, ends, features, last)
-
-    def _conditions(self, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What blocks take at the K levels, and at the commit: (levels,n,parts width) each; one product a
-        block."""
-        model, K = self.model, self.steps
-        tau = np.array([k / K for k in range(K)] + [self.context_level], np.float32)
-        size = np.array([1 / K] * K + [1 / model.objective.finest], np.float32)
-        told = model.told(tau, size, np.full_like(tau, self.context_level))
-        c = model.condition(told.reshape(K + 1, 1, told.shape[-1]), z.reshape(1, *z.shape[::2]))
-        m = model.modulate(c)
-        return [t[:K] for t in m], [t[K:] for t in m]
 
     def _outcome(
         self, read: Tensor | None, last: Tensor, before: Tensor | None, commit: list[Tensor], time: CachedTime
@@ -206,14 +189,16 @@ class DiTSampler(Sampler):
 
     def advance(self, actions: np.ndarray) -> Step:
         known = ~np.isnan(actions).any(-1)
-        self._known.numpy()[:, 0] = known
-        self._actions.numpy()[:, 0] = actions if known.all() else np.where(known[:, None], actions, 0)
+        actions = actions if known.all() else np.where(known[:, None], actions, np.float32(0))
+        self._conditions.told(actions, known)
+        if self._unacted:
+            self._unacted.told(actions, np.zeros(self.n, bool))
         self.state["position"].numpy()[...] += 1
         apart = self.model.config.outcome == "apart"
         if apart:
             acted = self.state["acted"].numpy()
             acted[:, :-1] = acted[:, 1:]
-            acted[:, -1, :-1], acted[:, -1, -1] = self._actions.numpy()[:, 0], known
+            acted[:, -1, :-1], acted[:, -1, -1] = actions, known
         frames, rewards, termination, ends, features, last = (t.numpy() for t in self._plan.run())
         if apart:
             pictures = self.state["pictures"].numpy()
