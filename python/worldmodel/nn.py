@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,34 +24,67 @@ ops: Any = _ops
 # ---- initialisers -----------------------------------------------------------------------------------
 
 
-def zeros(*shape: int) -> np.ndarray:
+_blanks: list[list[int]] = []
+
+
+@contextmanager
+def blank(numbers: int) -> Iterator[None]:
+    """Inside, initialisers make zeros at once, and no more than so many numbers in all: for modules that a file will
+    fill, whose sizes come from that file.  Raises ValueError beyond."""
+    _blanks.append([numbers])
+    try:
+        yield
+    finally:
+        _blanks.pop()
+
+
+def _blank(shape: Sequence[int]) -> np.ndarray | None:
+    """Zeros inside `blank`, else None."""
+    if not _blanks:
+        return None
+    _blanks[-1][0] -= math.prod(shape)
+    if _blanks[-1][0] < 0:
+        raise ValueError("the sizes in the file ask for more numbers than it holds")
     return np.zeros(shape, np.float32)
 
 
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32) if (made := _blank(shape)) is None else made
+
+
 def ones(*shape: int) -> np.ndarray:
-    return np.ones(shape, np.float32)
+    return np.ones(shape, np.float32) if (made := _blank(shape)) is None else made
 
 
 def normal(*shape: int, std: float = 0.02) -> np.ndarray:
+    if (made := _blank(shape)) is not None:
+        return made
     return (machine.generator().standard_normal(shape) * std).astype(np.float32)
 
 
 def fan_in_uniform(*shape: int) -> np.ndarray:
     """U(-b, b), b = 1/sqrt(fan in): PyTorch's default for linear and convolution weights (Kaiming, a = sqrt
     5)."""
-    bound = 1.0 / math.sqrt(max(1, math.prod(shape[1:])))
-    return machine.generator().uniform(-bound, bound, shape).astype(np.float32)
+    return uniform(*shape, bound=1.0 / math.sqrt(max(1, math.prod(shape[1:]))))
 
 
 def xavier_uniform(*shape: int) -> np.ndarray:
     """U(-b, b), b = sqrt(6 / (fan in + fan out)) (Glorot & Bengio 2010)."""
     area = math.prod(shape[1:-1])
-    bound = math.sqrt(6.0 / (area * (shape[-1] + shape[0])))
+    return uniform(*shape, bound=math.sqrt(6.0 / max(1, area * (shape[-1] + shape[0]))))
+
+
+def uniform(*shape: int, bound: float) -> np.ndarray:
+    """U(-bound, bound)."""
+    if (made := _blank(shape)) is not None:
+        return made
     return machine.generator().uniform(-bound, bound, shape).astype(np.float32)
 
 
 def orthogonal(*shape: int, gain: float = 1.0) -> np.ndarray:
     """Rows (or columns) orthonormal, from the QR of a Gaussian (Saxe et al. 2013)."""
+    if (made := _blank(shape)) is not None:
+        return made
     rows, cols = shape[0], math.prod(shape[1:])
     a = machine.generator().standard_normal((max(rows, cols), min(rows, cols)))
     q, r = np.linalg.qr(a)
@@ -394,7 +428,7 @@ class Attention(Module):
 
 
 def _uniform(shape: Sequence[int], bound: float) -> Tensor:
-    return parameter(machine.generator().uniform(-bound, bound, shape).astype(np.float32))
+    return parameter(uniform(*shape, bound=bound))
 
 
 class LSTM(Module):

@@ -230,15 +230,24 @@ class Policy(nn.Module):
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Policy:
-        """Read a file of save.  Raises FileNotFoundError, or ValueError saying what is wrong with the
-        file."""
+    def load(cls, path: str | os.PathLike[str]) -> Any:
+        """Read a file of save, of a RecurrentPolicy too, or of a project that `pretrained` knows by its keys.  Raises
+        FileNotFoundError, or ValueError saying what is wrong with the file."""
+        from .pretrained import is_ours
+
+        if not is_ours(path):
+            from .pretrained.families import load_policy
+
+            return load_policy(path)
         tensors, metadata = read_tensors(path)
         about = metadata.get("worldmodel")
         if not isinstance(about, dict) or about.get("kind") != "policy" or about.get("format") != FORMAT:
             raise ValueError(f"{os.fspath(path)}: not a policy of this library and version")
+        make = cls
+        if about.get("make") == "recurrent":
+            from .models.diamond import RecurrentPolicy as make
         try:
-            policy = cls(**about["settings"])
+            policy = make(**about["settings"])
             policy.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)}: {error.args[0] if error.args else error}") from None

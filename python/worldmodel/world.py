@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the model file."""
 
-BACKBONES = {"dit": ("worldmodel.models.dit", "DiT"), "unet": ("worldmodel.models.unet", "UNet")}
+BACKBONES = {
+    "dit": ("worldmodel.models.dit", "DiT"),
+    "unet": ("worldmodel.models.unet", "UNet"),
+    "edm": ("worldmodel.models.diamond", "Diamond"),
+}
 """Name -> where its Dynamics class is.  A new backbone is a line here."""
 
 
@@ -194,8 +198,20 @@ class World(nn.Module):
 
     # ---- one file ----
 
-    def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
-        """Write weights, spaces, start frames and settings to one safetensors file, atomically."""
+    def save(
+        self, path: str | os.PathLike[str], format: str = "worldmodel", policy: Any = None, **extra: Any
+    ) -> None:
+        """Write weights, spaces, start frames and settings to one safetensors file, atomically.
+
+        format "torch-keys": the weights alone (and a policy's) under the names and in the layouts of the project
+        whose family this world is, for that project to load.  Raises ValueError for a world without one.
+        """
+        if format == "torch-keys":
+            from .pretrained.families import names_of
+
+            return write_tensors(path, names_of(self, policy), {})
+        if format != "worldmodel" or policy is not None:
+            raise ValueError(f"World.save: format must be 'worldmodel' or 'torch-keys' (with a policy), got {format!r}")
         tensors = self.state_dict()
         tensors["starts.frames"], tensors["starts.actions"] = self._start_frames, self._start_actions
         metadata = {
@@ -210,8 +226,14 @@ class World(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> World:
-        """Read a file of save.  Raises FileNotFoundError, or ValueError saying what is wrong with the
-        file."""
+        """Read a file of save, or of a project that `pretrained` knows by its keys (DIAMOND's agents).  Raises
+        FileNotFoundError, or ValueError saying what is wrong with the file."""
+        from .pretrained import is_ours
+
+        if not is_ours(path):
+            from .pretrained.families import load_world
+
+            return load_world(path)
         tensors, metadata = read_tensors(path)
         config = _config_of(os.fspath(path), metadata)
         frames, actions = tensors.pop("starts.frames", None), tensors.pop("starts.actions", None)

@@ -112,6 +112,8 @@ class Dynamics(nn.Module):
     """Width of the features that a step leaves for reward heads and policies."""
     lr: float = 1e-3
     """Peak learning rate that suits it."""
+    clips: dict[str, float] = {}
+    """Largest gradient norm of a part, where it is not the training's own."""
 
     def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
         """Named scalar losses of a window, already weighted: their sum is minimised.  stream (B,4) int32:

@@ -40,8 +40,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Stored]:
         raise ValueError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
 
 
-def parse_safetensors(data: memoryview) -> dict[str, Stored]:
-    """The tensors of a file's bytes; errors as read_safetensors."""
+def parse_header(data: memoryview) -> tuple[dict[str, Any], memoryview]:
+    """The JSON header, and the numbers behind it.  Raises ValueError."""
     n = int.from_bytes(data[:8], "little")
     if len(data) < 8 or n > min(HEADER_LIMIT, len(data) - 8):
         raise ValueError(f"not a whole safetensors file: a header of {n} bytes in a file of {len(data)}")
@@ -51,8 +51,13 @@ def parse_safetensors(data: memoryview) -> dict[str, Stored]:
         raise ValueError(f"not a safetensors file: its header is no JSON ({str(error)[:120]})") from None
     if not isinstance(header, dict):
         raise ValueError("not a safetensors file: its header is no object")
+    return header, data[8 + n :]
+
+
+def parse_safetensors(data: memoryview) -> dict[str, Stored]:
+    """The tensors of a file's bytes; errors as read_safetensors."""
+    header, numbers = parse_header(data)
     header.pop("__metadata__", None)
-    numbers = data[8 + n :]
     places = {name: _place(name, about, len(numbers)) for name, about in header.items()}
     at = 0
     for name in sorted(places, key=lambda k: places[k][2:]):

@@ -110,7 +110,14 @@ class WorldLearner:
         self.world, self.s = world, s
         self.lr = world.dynamics.lr if s.lr is None else s.lr
         self.optimisers = {
-            name: AdamW(part, lr=self.lr, betas=s.betas, weight_decay=s.weight_decay, clip=s.clip, ema=s.ema)
+            name: AdamW(
+                part,
+                lr=self.lr,
+                betas=s.betas,
+                weight_decay=s.weight_decay,
+                clip=world.dynamics.clips.get(name, s.clip),
+                ema=s.ema,
+            )
             for name, part in world.dynamics.parts().items()
         }
         self.seeds = np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.batch + s.rare, dtype=np.uint64)

@@ -1,0 +1,68 @@
+"""families: what a file of weights is, by its keys, and the object that it becomes here.
+
+    recognised(state).NAME                    # "DIAMOND's agent"
+    world = load_world("agent.pt"); policy = load_policy("agent.pt")
+
+A family is a module beside this one: NAME, matches(state), and world_of, policy_of or model_of.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from . import diamond, read
+from .stored import State
+
+FAMILIES: tuple[ModuleType, ...] = (diamond,)
+
+
+def recognised(state: State) -> ModuleType:
+    """The family of these names.  Raises ValueError if there is none."""
+    for family in FAMILIES:
+        if family.matches(state):
+            return family
+    some = ", ".join(sorted(state)[:8])
+    known = ", ".join(family.NAME for family in FAMILIES)
+    raise ValueError(f"its keys are of no family known here ({known}); they begin {some}")
+
+
+def load_world(path: str | os.PathLike[str]) -> Any:
+    """The World of a file of another project.  Raises FileNotFoundError, or ValueError saying what does not fit."""
+    return _made(path, "world_of", "world")
+
+
+def load_policy(path: str | os.PathLike[str]) -> Any:
+    """The policy of a file of another project; errors as load_world."""
+    return _made(path, "policy_of", "policy")
+
+
+def load_model(path: str | os.PathLike[str], **options: Any) -> Any:
+    """Whatever a file of another project holds: a World, else a module; errors as load_world."""
+    return _made(path, "model_of", "model", **options)
+
+
+def names_of(world: Any, policy: Any = None) -> dict[str, Any]:
+    """A world's tensors, and a policy's, under the names of its family.  Raises ValueError if it has none."""
+    for family in FAMILIES:
+        if world.config.backbone == getattr(family, "BACKBONE", None):
+            return family.state_of(world, policy)
+    known = ", ".join(repr(f.BACKBONE) for f in FAMILIES if hasattr(f, "BACKBONE"))
+    raise ValueError(f"torch-keys: no project's names for backbone {world.config.backbone!r}; there are for {known}")
+
+
+def _made(path: str | os.PathLike[str], name: str, word: str, **options: Any) -> Any:
+    path = os.fspath(path)
+    state = read(path)
+    try:
+        family = recognised(state)
+        make: Callable[..., Any] | None = getattr(family, name, None)
+        if make is None and name == "model_of":
+            make = getattr(family, "world_of", None)
+        if make is None:
+            raise ValueError(f"{family.NAME} holds no {word}")
+        return make(state, **options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
