@@ -1,4 +1,4 @@
-"""cli: `worldmodel collect | train | learn | eval | play | export | bench | info | demo`, each a dataclass
+"""cli: `worldmodel collect | train | learn | eval | play | export | convert | bench | info | demo`, each a dataclass
 whose fields are its flags.
 
 Wrong use ends with one sentence and exit code 2, Ctrl-C with 130; nothing done is lost.
@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -78,9 +78,13 @@ class Train:
     out: str
     """File of the world."""
     backbone: str = "unet"
-    """unet or dit."""
+    """unet, dit, or edm: DIAMOND's networks."""
+    objective: Literal["own", "edm"] = "own"
+    """own: the backbone's; edm: with unet, the same as backbone edm."""
     size: str = "S"
-    """T, S, M or B (unet), T, S, B or L (dit)."""
+    """T, S, M or B (unet), T, S, B or L (dit), T, S or atari (edm)."""
+    recipe: Literal["", "diamond"] = ""
+    """diamond: its networks and published hyperparameters, but for flags that are given."""
     world: Annotated[TrainWorld, tyro.conf.arg(name="")] = field(default_factory=TrainWorld)
     report: str | None = None
     """Folder for a report on the held-out episodes."""
@@ -88,11 +92,18 @@ class Train:
     def run(self) -> None:
         from .data import Replay
         from .train import train_world
+        from .train.recipes import DIAMOND_WORLD, fill_in
         from .train.report import world_report
         from .world import World
 
+        if self.objective == "edm" and self.backbone == "dit":
+            raise ValueError("train: --objective edm goes with --backbone unet")
+        backbone, size = self.backbone if self.objective == "own" else "edm", self.size
+        if self.recipe == "diamond":
+            backbone, size = "edm", "atari" if size == "S" else size
+            self.world = fill_in(self.world, DIAMOND_WORLD)
         replay = Replay.open(self.replay)
-        world = World.create(replay, size=self.size, backbone=self.backbone)
+        world = World.create(replay, size=size, backbone=backbone)
         print(world)
         if self.world.steps is None and self.world.minutes is None:
             self.world.minutes = 5
@@ -119,15 +130,24 @@ class Learn:
     """Folder of the replay whose frames imagination starts from."""
     out: str
     """File of the policy."""
+    recipe: Literal["", "diamond"] = ""
+    """diamond: its actor-critic with an LSTM, by REINFORCE, as published but for flags that are given."""
     policy: Annotated[TrainPolicy, tyro.conf.arg(name="")] = field(default_factory=TrainPolicy)
 
     def run(self) -> None:
         from .data import Replay
-        from .train import train_policy
+        from .train import train_actor_critic, train_policy
+        from .train.recipes import actor_critic_settings
         from .world import World
 
         if self.policy.steps is None and self.policy.minutes is None:
             self.policy.minutes = 5
+        if self.recipe == "diamond":
+            settings = actor_critic_settings(self.policy)
+            recurrent = train_actor_critic(World.load(self.world), Replay.open(self.replay), settings)
+            recurrent.save(self.out)
+            print(f"{self.out}: {recurrent}")
+            return
         policy = train_policy(World.load(self.world), Replay.open(self.replay), self.policy)
         policy.save(self.out)
         print(f"{self.out}: {policy}")
@@ -236,6 +256,40 @@ class Export:
 
 
 @dataclass
+class Convert:
+    """Turn another project's weights into a world or policy of this library, or a world back into theirs."""
+
+    source: str
+    """File of weights (.pt or safetensors), recognised by its keys; or, with --to torch-keys, of a world."""
+    out: str
+    """File to write."""
+    to: Literal["world", "policy", "torch-keys"] = "world"
+    """What to write."""
+    replay: str | None = None
+    """Folder of a replay from which the world takes start frames and the environment it stands for."""
+    policy: str | None = None
+    """With torch-keys: the policy's file, written beside the world's weights."""
+
+    def run(self) -> None:
+        from .world import World
+
+        if self.to == "policy":
+            made = _policy(self.source)
+            made.save(self.out)
+        elif self.to == "torch-keys":
+            made = World.load(self.source)
+            made.save(self.out, format="torch-keys", policy=_policy(self.policy) if self.policy else None)
+        else:
+            made = World.load(self.source)
+            if self.replay:
+                from .data import Replay
+
+                made.adopt(Replay.open(self.replay))
+            made.save(self.out)
+        print(f"{self.out}: {made}")
+
+
+@dataclass
 class Bench:
     """Measure this machine: limits, and the steps of a world, quickly."""
 
@@ -306,6 +360,7 @@ VERBS = {
     "eval": Eval,
     "play": Play,
     "export": Export,
+    "convert": Convert,
     "bench": Bench,
     "info": Info,
     "demo": DemoCommand,

@@ -191,6 +191,18 @@ class World(nn.Module):
         pick = np.flatnonzero(whole) if whole.any() else np.arange(len(whole))
         self._start_frames, self._start_actions = batch.frames[pick], led[pick]
 
+    def adopt(self, replay: Replay, starts: int = 64, seed: int = 0) -> None:
+        """Stand for the environment of a replay: its start frames, recipe, speed and step limit (worlds from other
+        projects' weights know none).  Raises ValueError if frames or actions differ."""
+        check_fits(self._config, replay)
+        self._config = dataclasses.replace(
+            self._config,
+            environment=replay.environment,
+            fps=replay.fps or self._config.fps,
+            max_episode_steps=step_limit(replay),
+        )
+        self.take_starts(replay, starts, seed)
+
     @property
     def starts(self) -> tuple[np.ndarray, np.ndarray]:
         """(frames (S,context,H,W,C) uint8, action features that led to each (S,context,F))."""

@@ -114,6 +114,8 @@ class Dynamics(nn.Module):
     """Peak learning rate that suits it."""
     clips: dict[str, float] = {}
     """Largest gradient norm of a part, where it is not the training's own."""
+    draws_rewards: bool = False
+    """Whether its sampler takes `drawn=True`: rewards drawn from their distribution, not their expectation."""
 
     def losses(self, window: Window, stream: Tensor) -> dict[str, Tensor]:
         """Named scalar losses of a window, already weighted: their sum is minimised.  stream (B,4) int32:

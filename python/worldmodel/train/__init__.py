@@ -2,15 +2,18 @@
 
 from .evaluate import Evaluation, evaluate
 from .policy import PolicyLearner, TrainPolicy, train_policy
+from .reinforce import TrainActorCritic, train_actor_critic
 from .world import TrainWorld, WorldLearner, train_world
 
 __all__ = [
     "Evaluation",
     "PolicyLearner",
+    "TrainActorCritic",
     "TrainPolicy",
     "TrainWorld",
     "WorldLearner",
     "evaluate",
+    "train_actor_critic",
     "train_policy",
     "train_world",
 ]

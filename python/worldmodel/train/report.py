@@ -24,9 +24,7 @@ PICTURES = {
 HORIZONS = (1, 2, 3, 4, 5, 15, 50)
 
 
-def windows(
-    world: World, replay: Replay, count: int, horizon: int, seed: int
-) -> tuple[Batch, np.ndarray, np.ndarray]:
+def windows(world: World, replay: Replay, count: int, horizon: int, seed: int) -> tuple[Batch, np.ndarray, np.ndarray]:
     """Up to count windows of context + horizon real frames: (batch, rows of it that are whole, features of
     the action that led
     to each frame)."""
@@ -48,9 +46,7 @@ def imagine(
     return np.stack([sampler.step(actions[:, n + t]).frames for t in range(horizon)], 1)
 
 
-def teacher_forced(
-    world: World, frames: np.ndarray, actions: np.ndarray, horizon: int, seed: int
-) -> np.ndarray:
+def teacher_forced(world: World, frames: np.ndarray, actions: np.ndarray, horizon: int, seed: int) -> np.ndarray:
     """The next frame from the real ones before it, at each of `horizon` steps: mean squared errors
     (horizon,)."""
     n = world.context
@@ -96,9 +92,7 @@ def world_report(
             ("copy_last_ssim", "copy_last_ssim"),
         ):
             if key in curves:
-                about[name] |= {
-                    str(h): round(float(curves[key][h - 1]), 3) for h in HORIZONS if longest < h <= horizon
-                }
+                about[name] |= {str(h): round(float(curves[key][h - 1]), 3) for h in HORIZONS if longest < h <= horizon}
         if horizon == 4 or "action_shuffle_ratio" not in about:
             about |= _control(world, frames, led, imagined, horizon, seed)
         longest = horizon
@@ -132,16 +126,12 @@ def _show(world: World, frames: np.ndarray, imagined: np.ndarray, folder: Path) 
     """real-against-imagined.png (.mp4, .gif): real above, imagined below."""
     n, T = world.context, imagined.shape[1]
     rows = [
-        np.concatenate(
-            [np.concatenate(list(frames[i, n : n + T]), 1), np.concatenate(list(imagined[i]), 1)], 0
-        )
+        np.concatenate([np.concatenate(list(frames[i, n : n + T]), 1), np.concatenate(list(imagined[i]), 1)], 0)
         for i in range(min(3, len(frames)))
     ]
     save_png(folder / "real-against-imagined.png", enlarge(np.concatenate(rows, 0), 2))
     film = [
-        np.concatenate(
-            [np.concatenate([frames[i, n + t], imagined[i, t]], 0) for i in range(min(6, len(frames)))], 1
-        )
+        np.concatenate([np.concatenate([frames[i, n + t], imagined[i, t]], 0) for i in range(min(6, len(frames)))], 1)
         for t in range(T)
     ]
     for write, name, how in (

@@ -62,6 +62,7 @@ class Diamond(Dynamics):
 
     lr = 1e-4
     clips = {"outcome": 100.0}
+    draws_rewards = True
 
     def __init__(
         self,
