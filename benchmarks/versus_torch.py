@@ -1,0 +1,114 @@
+"""Imagined environments as a user steps them, against the same weights in PyTorch, ONNX Runtime and OpenVINO.
+
+    python benchmarks/versus_torch.py [--threads N] [--only SECTION ...] [--quick] [--json FILE] [--markdown FILE]
+                                      [--plot FILE]
+
+Sections: passes (one cached pass of a DiT), steps (whole env.step, >= 1,000 in a closed loop), batches, unet,
+facts (Python's share, fork), endless (100,000 steps).  With --json the rows of other sections that the file
+holds already are kept, so a long run may be done in parts; --markdown and --plot show all of them.  --quick:
+fewer steps and no torch.compile, about a minute.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import closed_loop
+import measure
+
+SECTIONS = ["passes", "steps", "batches", "unet", "facts", "endless"]
+
+
+def rows_of(section: str, torch, table: measure.Table, quick: bool) -> list[dict]:
+    from works import step, unet, versus
+
+    if section == "passes":
+        for work in step.passes(torch, quick, runtimes=True):
+            table.run(work)
+        return [{**row, "section": section} for row in table.rows]
+    if section in ("steps", "batches", "unet"):
+        loops = {"steps": versus.steps, "batches": versus.batches, "unet": unet.loops}[section](torch, quick)
+        return [closed_loop.run(loop, table.threads) for loop in loops]
+    rows = []
+    for row in (versus.facts if section == "facts" else versus.endless)(quick):
+        rows.append({**row, "threads": table.threads})
+        measure.print_row(rows[-1])
+    return rows
+
+
+def plot(rows: list[dict], path: str) -> None:
+    """Frames/s against denoising steps, milliseconds an environment against N, and against the horizon."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
+    for kind in ("float32", "int8"):
+        chosen = sorted((r["K"], r["fps"]) for r in rows if r.get("kind") == kind)
+        if chosen:
+            axes[0].plot(*zip(*chosen, strict=True), "o-", label=f"ours, {kind}")
+    for peer in ("torch", "compile"):
+        chosen = sorted((r["K"], 1e3 / r["peers"][peer]) for r in rows if "K" in r and peer in r["peers"])
+        if chosen:
+            axes[0].plot(*zip(*chosen, strict=True), "s--", label=peer)
+    axes[0].set(xlabel="denoising steps", ylabel="frames/s", xscale="log", xticks=[1, 2, 4], xticklabels=[1, 2, 4])
+    chosen = sorted((r["N"], r["ours"]) for r in rows if "N" in r)
+    if chosen:
+        axes[1].plot(*zip(*chosen, strict=True), "o-", label="ours")
+        ticks = [n for n, _ in chosen]
+        axes[1].set(xscale="log", xticks=ticks, xticklabels=ticks, ylim=(0, None))
+    for peer in ("torch", "compile"):
+        chosen = sorted((r["N"], r["peers"][peer]) for r in rows if "N" in r and peer in r["peers"])
+        if chosen:
+            axes[1].plot(*zip(*chosen, strict=True), "s", label=peer)
+    axes[1].set(xlabel="environments a step", ylabel="ms an environment")
+    for row in rows:
+        if row.get("curve"):
+            count = len(row["curve"])
+            axes[2].plot([row["steps"] * i / count for i in range(count)], row["curve"])
+            axes[2].set(xlabel="steps so far", ylabel="ms a step", ylim=(0, 1.5 * max(row["curve"])))
+    for axis in axes[:2]:
+        if axis.has_data():
+            axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--markdown", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE")
+    args = parser.parse_args()
+    measure.start_clean(None, args.threads)
+    from works.linear import torch_module
+    from worldmodel import _core
+
+    torch = torch_module(args.threads)
+    _core.set_threads(args.threads)
+    limits = measure.machine_limits(args.threads, _core.kernels())
+    print(measure.machine(), f"{args.threads} threads, limits {limits}")
+    rows = []
+    if args.json and Path(args.json).exists():
+        kept = json.loads(Path(args.json).read_text())["rows"]
+        rows = [r for r in kept if r["section"] not in args.only]
+    for section in args.only:
+        table = measure.Table(args.threads, limits, *((0.01, 5) if args.quick else (0.03, 21)))
+        rows += rows_of(section, torch, table, args.quick)
+        rows.sort(key=lambda r: SECTIONS.index(r["section"]))
+        if args.json:
+            measure.save(args.json, rows, limits)
+    if args.markdown:
+        Path(args.markdown).write_text(closed_loop.markdown(rows))
+    if args.plot:
+        plot(rows, args.plot)
+
+
+if __name__ == "__main__":
+    main()
