@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def exported(torch, function: Callable, inputs: tuple) -> bytes | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
-            torch.onnx.export(Wrapped(), inputs, str(path), dynamo=False, opset_version=17)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(Wrapped(), inputs, str(path), dynamo=False, opset_version=17)
         except Exception as error:
             print(f"no ONNX export: {type(error).__name__}: {str(error).splitlines()[0]}")
             return None

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from measure import Work
 from works.linear import torch_module
+from works.runtimes import peers as exported
 from worldmodel import _core, diffusion
 from worldmodel.models.dit import DiT
 from worldmodel.tensor import Tape, Tensor
@@ -77,14 +78,19 @@ def one_pass(model: DiT, n: int = 1):
     return tape.plan(out), (noisy, carried, condition)
 
 
+def given_to(torch, inputs):
+    """The arguments of the twin's pass."""
+    noisy, carried, condition = (torch.from_numpy(t.numpy()) for t in inputs)
+    return noisy, carried, torch.from_numpy(MIX)[..., None, None, None], condition
+
+
 def peers_of(torch, model: DiT, inputs, quick: bool):
     """The twin's pass, eager and compiled."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "oracle"))
     from dit_cached_twin import CachedTwin
 
     twin = CachedTwin.of(model, len(inputs[0]))
-    noisy, carried, condition = (torch.from_numpy(t.numpy()) for t in inputs)
-    given = noisy, carried, torch.from_numpy(MIX)[..., None, None, None], condition
+    given = given_to(torch, inputs)
     functions = {"torch": torch.no_grad()(lambda: twin.one_pass(*given))}
     if not quick:
         compiled = torch.compile(twin.one_pass)
@@ -92,11 +98,14 @@ def peers_of(torch, model: DiT, inputs, quick: bool):
     return twin, functions
 
 
-def passes(torch, quick: bool) -> Iterator[Work]:
+def passes(torch, quick: bool, runtimes: bool = False) -> Iterator[Work]:
+    """runtimes: ONNX Runtime and OpenVINO too."""
     for name, width, patch, goal in PASSES[1 if quick else 0 : 2 if quick else 3]:
         model = awake(DiT(SHAPE, FEATURES, "S", width=width, patch=patch, stem=0, outcome="start"))
         plan, inputs = one_pass(model)
-        peers = peers_of(torch, model, inputs, quick)[1] if torch else {}
+        twin, peers = peers_of(torch, model, inputs, quick) if torch else (None, {})
+        if twin and runtimes:
+            peers |= exported(torch, twin.one_pass, given_to(torch, inputs), torch.get_num_threads())
         yield Work(f"DiT {name}, one cached pass", "GFLOP/s", pass_flop(model), plan.run, peers, goal=goal)
 
 

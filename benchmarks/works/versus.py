@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from closed_loop import Loop
 from works.step import FEATURES, SHAPE, awake, peers_of
+from worldmodel.envs.lanes import Lanes
 from worldmodel.quantize import set_int8
 from worldmodel.spaces import space_to_json
 from worldmodel.tensor import Tensor
@@ -101,8 +102,7 @@ def batches(torch, quick: bool) -> Iterator[Loop]:
 
 def python_share(step, env) -> float:
     """Python's part of a step: a step whose plan does nothing, over a whole one."""
-    lanes = env.unwrapped
-    sampler = next(v for v in vars(lanes).values() if hasattr(v, "sampler")).sampler
+    sampler = next(v for v in vars(env.unwrapped).values() if isinstance(v, Lanes)).sampler
     plan = sampler._plan
 
     class Nothing:
