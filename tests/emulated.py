@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "csrc" / "kernels" / "cuda"
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 FLAGS = (
-    "-x c++ -std=c++17 -fPIC -fno-strict-aliasing -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-variable "
+    "-x c++ -std=c++17 -fPIC -fno-strict-aliasing -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-variable -Wno-enum-compare "
     "-DWM_EMULATED"
 )
 SANITIZERS = {
