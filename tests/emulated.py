@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "csrc" / "kernels" / "cuda"
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 FLAGS = (
-    "-x c++ -std=c++17 -fPIC -fno-strict-aliasing -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-variable -Wno-enum-compare "
-    "-DWM_EMULATED"
+    "-x c++ -std=c++17 -fPIC -fno-strict-aliasing -Wall -Wextra -Werror -Wno-unknown-pragmas "
+    "-Wno-unused-variable -Wno-enum-compare -DWM_EMULATED"
 )
 SANITIZERS = {
     "plain": ("-O1", "-O2"),
