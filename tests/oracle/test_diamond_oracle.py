@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the oracle tests compare with PyTorch: pip install '.[oracle]'")
 
 import diamond_twin as twin  # noqa: E402
+from bounds import both, close, first  # noqa: E402
 from tiny_diamond import ACTIONS, SMALL, inputs, made, pixels  # noqa: E402
 from worldmodel import Policy, Tape, Tensor, World, ops, optim  # noqa: E402
 from worldmodel.models.diamond import denoiser as edm  # noqa: E402
@@ -17,24 +18,6 @@ def weights(world, policy=None, dtype=torch.float64, grad=False):
     state = {k: torch.tensor(v, dtype=dtype, requires_grad=grad) for k, v in state_of(world, policy).items()}
     w = twin.Weights(state)
     return w / "denoiser" / "inner_model", w / "rew_end_model", w / "actor_critic"
-
-
-def close(got, exact, single, times=2, floor=3e-7):
-    """Error against float64 at most so many times PyTorch's own in float32, and a few units in the last place."""
-    exact, single = (np.asarray(a.detach().double()) for a in (exact, single))
-    top = np.abs(exact).max()
-    for norm in (lambda d: np.sqrt(np.mean(d**2)), lambda d: np.abs(d).max()):
-        error, own = norm(got - exact), norm(single - exact)
-        assert error <= times * own + floor * top, f"error {error:.3g}, PyTorch's own {own:.3g}, of {top:.3g}"
-
-
-def first(x):
-    """Channels last -> channels first, for PyTorch."""
-    return np.ascontiguousarray(np.moveaxis(x, -1, -3))
-
-
-def both(f, *arrays):
-    return [f(d, *[torch.tensor(a, dtype=d) for a in arrays]) for d in (torch.float64, torch.float32)]
 
 
 BLOCKS = [

@@ -12,7 +12,7 @@ from ..models.diamond import Diamond, RecurrentPolicy
 from ..models.diamond.blocks import channels_first, pixels_last
 from ..policy import Policy
 from ..world import World, WorldConfig
-from .keys import Key, Layout, count, emptied, fill, lengths, whole_root
+from .keys import Key, Layout, count, emptied, fill, lengths, numbers, whole_root
 from .stored import State
 
 NAME = "DIAMOND's agent"
@@ -58,7 +58,7 @@ def world_of(state: State) -> World:
         "outcome_attention": e_attention,
         "lstm": lengths(state, REWARD_LSTM, 2)[0] // 4,
     }
-    with nn.blank(_numbers(state)):
+    with nn.blank(numbers(state)):
         world = World(config)
     part = {k: v for k, v in state.items() if not k.startswith("actor_critic.")}
     fill(dict(world.named_tensors()), _world_keys(world), part)
@@ -84,7 +84,7 @@ def policy_of(state: State) -> RecurrentPolicy:
     side = whole_root(lengths(part, "actor_critic.lstm.weight_ih", 2)[1] // channels[-1]) << sum(down)
     if REWARD_LSTM in state and _side(state) == side // 2:  # max-pooling has no names
         down[-1], side = 0, side // 2
-    with nn.blank(_numbers(part)):
+    with nn.blank(numbers(part)):
         policy = RecurrentPolicy((side, side, C), _discrete(actions), channels, down, lstm)
     fill(dict(policy.named_tensors()), _policy_keys(policy), part)
     return policy
@@ -144,10 +144,6 @@ def _side(state: State) -> int:
 def _without_the_compiler(state: State) -> State:
     """torch.compile puts `_orig_mod.` into names."""
     return {name.replace("._orig_mod.", "."): tensor for name, tensor in state.items()}
-
-
-def _numbers(state: State) -> int:
-    return sum(t.size for t in state.values()) + 4096
 
 
 def _discrete(n: int) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from . import diamond, read
+from . import diamond, dinov2, read
 from .stored import State
 
-FAMILIES: tuple[ModuleType, ...] = (diamond,)
+FAMILIES: tuple[ModuleType, ...] = (diamond, dinov2)
 
 
 def recognised(state: State) -> ModuleType:

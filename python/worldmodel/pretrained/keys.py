@@ -116,3 +116,20 @@ def whole_root(area: int) -> int:
     if side * side != area:
         raise ValueError(f"{area} pixels are no square")
     return side
+
+
+def numbers(state: State) -> int:
+    """How many a file holds, and a few: what a module made for it may have."""
+    return sum(t.size for t in state.values()) + 4096
+
+
+def patches(side: int) -> Layout:
+    """The weight of a linear map of squares of pixels: (out, rows columns channels) here, a convolution there."""
+
+    def come(a: np.ndarray) -> np.ndarray:
+        return a.transpose(0, 2, 3, 1).reshape(len(a), -1)
+
+    def go(a: np.ndarray) -> np.ndarray:
+        return a.reshape(len(a), side, side, -1).transpose(0, 3, 1, 2)
+
+    return Layout(come, go, lambda s: (s[0], s[1] // (side * side), side, side))
