@@ -48,6 +48,23 @@ def test_files_are_recognised_by_their_names(tmp_path, hf, prefix, way):
     assert all(np.array_equal(v, mine[k]) for k, v in model.state_dict().items())
 
 
+HF_LAYER = """norm1.weight norm1.bias norm2.weight norm2.bias layer_scale1.lambda1 layer_scale2.lambda1
+    attention.attention.query.weight attention.attention.query.bias attention.attention.key.weight
+    attention.attention.key.bias attention.attention.value.weight attention.attention.value.bias
+    attention.output.dense.weight attention.output.dense.bias mlp.fc1.weight mlp.fc1.bias mlp.fc2.weight mlp.fc2.bias"""
+HF_REST = """embeddings.cls_token embeddings.mask_token embeddings.position_embeddings embeddings.register_tokens
+    embeddings.patch_embeddings.projection.weight embeddings.patch_embeddings.projection.bias layernorm.weight
+    layernorm.bias"""
+
+
+def test_the_names_are_those_of_the_published_files():
+    wanted = {f"encoder.layer.{i}.{name}" for i in (0, 1) for name in HF_LAYER.split()} | set(HF_REST.split())
+    assert set(state_of(made(registers=4), True)) == wanted
+    hub = set(state_of(made(registers=4), False))
+    assert {"cls_token", "pos_embed", "register_tokens", "mask_token", "patch_embed.proj.weight", "norm.bias"} <= hub
+    assert {"blocks.0.attn.qkv.bias", "blocks.1.ls2.gamma", "blocks.0.mlp.fc2.weight", "blocks.0.norm1.bias"} <= hub
+
+
 def test_one_error_lists_all_that_is_wrong(tmp_path):
     state = state_of(made(), True)
     del state["layernorm.bias"]

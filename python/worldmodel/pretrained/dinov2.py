@@ -20,6 +20,7 @@ HF = (
     ("mask_token", "embeddings.mask_token"),
     ("register_tokens", "embeddings.register_tokens"),
     ("pos_embed", "embeddings.position_embeddings"),
+    ("norm.", "layernorm."),
     ("blocks.", "encoder.layer."),
     (".attn.proj.", ".attention.output.dense."),
     (".ls1.gamma", ".layer_scale1.lambda1"),
