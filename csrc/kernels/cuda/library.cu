@@ -194,7 +194,8 @@ static void fill_table(void) {
     pointwise_table(&table);
     reduce_table(&table), softmax_table(&table), shape_table(&table), norm_table(&table), embed_table(&table);
     random_table(&table), loss_table(&table), categorical_table(&table), gaussian_table(&table), image_table(&table);
-    optimise_table(&table), diffuse_table(&table);
+    optimise_table(&table), diffuse_table(&table), linear_table(&table), scan_table(&table);
+    attention_table(&table), rotary_table_entries(&table), conv_table(&table);
     table.name = "cuda";
 }
 
