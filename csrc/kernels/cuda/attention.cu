@@ -20,7 +20,7 @@ __device__ inline sees seen_by(const wm_attention &a, int64_t i, int64_t offset,
     if (a.mask == WM_MASK_CAUSAL || a.mask == WM_MASK_WINDOW) s.high = at + 1;
     if (a.mask == WM_MASK_WINDOW) s.low = at + 1 - a.window;
     if (a.mask == WM_MASK_FRAME_CAUSAL) {
-        const int64_t frame = at >= 0 ? at / a.frame : -1;
+        const int64_t frame = at >= 0 ? (int)at / (int)a.frame : -1;
         s.high = (frame + 1) * a.frame;
         if (a.window) s.low = (frame + 1 - a.window) * a.frame;
     }
@@ -29,7 +29,7 @@ __device__ inline sees seen_by(const wm_attention &a, int64_t i, int64_t offset,
     return s;
 }
 __device__ inline int64_t length_of(const int32_t *lengths, const wm_attention &a, int64_t outer) {
-    return lengths ? (int64_t)lengths[outer / (a.outer / a.lengths)] : a.Nk;
+    return lengths ? (int64_t)lengths[(int)outer / ((int)a.outer / (int)a.lengths)] : a.Nk;
 }
 
 /* Where the rows of one problem's keys lie: in order, or in a ring with sinks. */
@@ -41,13 +41,14 @@ struct key_rows {
 };
 __device__ inline int64_t place_of(const key_rows &rows, const wm_attention &a, int64_t j) {
     if (!rows.ring) return j;
-    const int64_t frame = j / a.frame, slot = frame < a.sinks ? frame : a.sinks + (rows.start + frame - a.sinks) % a.ring;
-    return slot * a.frame + j % a.frame;
+    const int key = (int)j, tokens = (int)a.frame, sinks = (int)a.sinks, frame = key / tokens;
+    const int slot = frame < sinks ? frame : sinks + ((int)rows.start + frame - sinks) % (int)a.ring;
+    return (int64_t)slot * tokens + key % tokens;
 }
 /* q k_j over D columns, in order; q is in shared memory, turned already */
 __device__ inline float score_of(const float *q, const key_rows &rows, const wm_attention &a, int64_t j) {
     const float *k = rows.k + place_of(rows, a, j) * rows.k_row;
-    const int64_t age = rows.cos ? j / a.frame * a.pairs : 0;
+    const int64_t age = rows.cos ? (int64_t)((int)j / (int)a.frame) * a.pairs : 0;
     float s = 0.0f;
     for (int64_t d = 0; d < a.D; d++)
         s = __fmaf_rn(q[d], rows.cos ? turned_at(k, d, rows.cos + age, rows.sin + age, a.pairs, a.interleaved) : k[d], s);
@@ -92,19 +93,20 @@ template <int NV> __device__ inline void attend(float *out, float *lse, const fl
 struct where { int64_t outer, inner, h, i, q_at; };
 __device__ inline where where_of(const wm_attention &a, int64_t u) {
     where w;
-    w.i = u % a.Nq, w.h = u / a.Nq % a.H, w.inner = u / (a.Nq * a.H) % a.inner, w.outer = u / (a.Nq * a.H * a.inner);
+    const unsigned at = (unsigned)u, Nq = (unsigned)a.Nq, H = (unsigned)a.H, inner = (unsigned)a.inner;
+    w.i = at % Nq, w.h = at / Nq % H, w.inner = at / (Nq * H) % inner, w.outer = at / (Nq * H * inner);
     w.q_at = (w.outer * a.Nq + w.i) * a.inner + w.inner;
     return w;
 }
 
 template <int NV>
-__global__ void __launch_bounds__(128) forward_kernel(float *out, float *lse, const float *q, const float *k, const float *v,
+__global__ void forward_kernel(float *out, float *lse, const float *q, const float *k, const float *v,
                                                       const int32_t *lengths, wm_attention a) {
     WM_SHARED_DYN(float, room);
     const int warp = threadIdx.x / 32;
     for (int64_t u = (int64_t)blockIdx.x * WARPS + warp; u < a.outer * a.inner * a.H * a.Nq; u += (int64_t)gridDim.x * WARPS) {
         const where w = where_of(a, u);
-        const int64_t k_at = w.outer * a.Nk * a.inner + w.inner, column = w.h / a.G * a.D;
+        const int64_t k_at = w.outer * a.Nk * a.inner + w.inner, column = (int)w.h / (int)a.G * a.D;
         const key_rows rows = {k + k_at * a.k_width + column, v + k_at * a.v_width + column, a.inner * a.k_width, a.inner * a.v_width,
                                0, nullptr, nullptr, false};
         float *mine = room + warp * a.D;
@@ -119,7 +121,7 @@ __global__ void __launch_bounds__(128) forward_kernel(float *out, float *lse, co
 /* The latest frames of a ring that has just been given frame `position`; q and k turned as they are read, by their place among the
    cached frames. */
 template <int NV>
-__global__ void __launch_bounds__(128) cached_kernel(float *out, const float *q, const float *k, const float *v, const int32_t *position,
+__global__ void cached_kernel(float *out, const float *q, const float *k, const float *v, const int32_t *position,
                                                      const float *cos, const float *sin, wm_attention a) {
     WM_SHARED_DYN(float, room);
     const int warp = threadIdx.x / 32;
@@ -127,10 +129,10 @@ __global__ void __launch_bounds__(128) cached_kernel(float *out, const float *q,
     for (int64_t u = (int64_t)blockIdx.x * WARPS + warp; u < a.outer * a.inner * a.H * a.Nq; u += (int64_t)gridDim.x * WARPS) {
         const where w = where_of(a, u);
         const int64_t seen = (int64_t)position[w.outer] + 1, held = seen < 0 ? 0 : seen < frames ? seen : frames;
-        const int64_t offset = held * a.frame - a.Nq, at = w.outer * keys + w.inner, column = w.h / a.G * a.D;
+        const int64_t offset = held * a.frame - a.Nq, at = w.outer * keys + w.inner, column = (int)w.h / (int)a.G * a.D;
         const key_rows rows = {k + at * a.k_width + column, v + at * a.v_width + column, a.inner * a.k_width, a.inner * a.v_width,
-                               seen > frames ? (seen - a.sinks) % a.ring : 0, cos, sin, true};
-        const int64_t age = w.i + offset < 0 ? 0 : (w.i + offset) / a.frame;
+                               seen > frames ? (int)(seen - a.sinks) % (int)a.ring : 0, cos, sin, true};
+        const int64_t age = w.i + offset < 0 ? 0 : (int)(w.i + offset) / (int)a.frame;
         const float *x = q + w.q_at * a.q_width + w.h * a.D;
         float *mine = room + warp * a.D;
         __syncwarp();
@@ -141,6 +143,13 @@ __global__ void __launch_bounds__(128) cached_kernel(float *out, const float *q,
     }
 }
 
+/* Rows, keys and frames are counted in 32 bits: long division is a call, and what lives across it would be spilled. */
+static bool countable(const wm_attention *a) {
+    const int64_t most = a->Nq > a->Nk ? a->Nq : a->Nk;
+    if (a->outer * a->inner * a->H * most < INT32_MAX) return true;
+    note("%s", "attention: more than 2^31 rows of queries or keys");
+    return false;
+}
 static unsigned blocks(const wm_attention *a, int64_t rows) { return blocks_for(a->outer * a->inner * rows, WARPS); }
 static size_t bytes(const wm_attention *a, int each) { return (size_t)(each * WARPS * a->D) * sizeof(float); }
 
@@ -155,10 +164,12 @@ static size_t bytes(const wm_attention *a, int each) { return (size_t)(each * WA
 
 static void attention_forward(float *out, float *lse, const float *q, const float *k, const float *v, const int32_t *lengths,
                               const wm_attention *a) {
+    if (!countable(a)) return;
     BY_WIDTH(forward_kernel, a->H * a->Nq, 1, out, lse, q, k, v, lengths, *a);
 }
 static void attention_cached(float *out, const float *q, const float *k, const float *v, const int32_t *position, const float *cos,
                              const float *sin, const wm_attention *a) {
+    if (!countable(a)) return;
     BY_WIDTH(cached_kernel, a->H * a->Nq, 1, out, q, k, v, position, cos, sin, *a);
 }
 
@@ -199,7 +210,7 @@ __device__ inline float dot(const float *x, const float *y, int64_t D) {
 
 /* dq_i += sum_j dS_ij k_j: a warp a query, its q and dout in shared memory */
 template <int NV>
-__global__ void __launch_bounds__(128) dq_kernel(float *dq, const float *dout, const float *lse, const float *delta, const float *q,
+__global__ void dq_kernel(float *dq, const float *dout, const float *lse, const float *delta, const float *q,
                                                  const float *k, const float *v, const int32_t *lengths, wm_attention a) {
     WM_SHARED_DYN(float, room);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -207,7 +218,7 @@ __global__ void __launch_bounds__(128) dq_kernel(float *dq, const float *dout, c
     for (int64_t u = (int64_t)blockIdx.x * WARPS + warp; u < a.outer * a.inner * a.H * a.Nq; u += (int64_t)gridDim.x * WARPS) {
         const where w = where_of(a, u);
         const sees see = seen_by(a, w.i, a.Nk - a.Nq, length_of(lengths, a, w.outer));
-        const int64_t k_at = w.outer * a.Nk * a.inner + w.inner, column = w.h / a.G * a.D;
+        const int64_t k_at = w.outer * a.Nk * a.inner + w.inner, column = (int)w.h / (int)a.G * a.D;
         const float *keys = k + k_at * a.k_width + column, *values = v + k_at * a.v_width + column;
         const int64_t k_row = a.inner * a.k_width, v_row = a.inner * a.v_width;
         __syncwarp();
@@ -240,14 +251,15 @@ __global__ void __launch_bounds__(128) dq_kernel(float *dq, const float *dout, c
 
 /* dk_j += sum_i dS_ij q_i, dv_j += sum_i P_ij dout_i, over the heads that share the key: a warp a key */
 template <int NV>
-__global__ void __launch_bounds__(128) dkv_kernel(float *dk, float *dv, const float *dout, const float *lse, const float *delta,
+__global__ void dkv_kernel(float *dk, float *dv, const float *dout, const float *lse, const float *delta,
                                                   const float *q, const float *k, const float *v, const int32_t *lengths, wm_attention a) {
     WM_SHARED_DYN(float, room);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int64_t groups = a.H / a.G;
     float *mine = room + 2 * warp * a.D, *value = mine + a.D;
     for (int64_t u = (int64_t)blockIdx.x * WARPS + warp; u < a.outer * a.inner * groups * a.Nk; u += (int64_t)gridDim.x * WARPS) {
-        const int64_t j = u % a.Nk, group = u / a.Nk % groups, inner = u / (a.Nk * groups) % a.inner, outer = u / (a.Nk * groups * a.inner);
+        const unsigned at = (unsigned)u, Nk = (unsigned)a.Nk, G = (unsigned)groups, I = (unsigned)a.inner;
+        const int64_t j = at % Nk, group = at / Nk % G, inner = at / (Nk * G) % I, outer = at / (Nk * G * I);
         const int64_t k_at = (outer * a.Nk + j) * a.inner + inner, length = length_of(lengths, a, outer);
         __syncwarp();
         FOR_LANE(d, a.D) mine[d] = k[k_at * a.k_width + group * a.D + d], value[d] = v[k_at * a.v_width + group * a.D + d];
@@ -293,7 +305,7 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *dou
                                const float *k, const float *v, const int32_t *lengths, const wm_attention *a) {
     const int64_t queries = a->outer * a->inner * a->H * a->Nq;
     float *delta = (float *)workspace((size_t)queries * sizeof *delta);
-    if (!delta) return;
+    if (!delta || !countable(a)) return;
     ROWS(delta_kernel, queries, delta, dout, out, *a);
     if (dq) BY_WIDTH(dq_kernel, a->H * a->Nq, 2, dq, dout, lse, delta, q, k, v, lengths, *a);
     if (dk || dv) BY_WIDTH(dkv_kernel, a->H / a->G * a->Nk, 2, dk, dv, dout, lse, delta, q, k, v, lengths, *a);
