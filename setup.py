@@ -4,10 +4,10 @@ per instruction set.
 WORLDMODEL_CFLAGS adds compiler flags (the sanitizer build uses it); WORLDMODEL_WERROR=1 makes warnings
 errors.
 
-Where nvcc is found, libworldmodel_cuda.so is built beside it from csrc/kernels/cuda: a library of its own, which nothing
-needs until a program asks for CUDA.  WM_CUDA=0 leaves it out, WM_CUDA=1 fails without nvcc; by hand, `setup.py build_ext
---inplace` builds it only with WM_CUDA=1.  WM_CUDA_ARCHS: the compute capabilities (the last one also as PTX, for newer
-devices).
+Where nvcc is found, libworldmodel_cuda.so is built beside it from csrc/kernels/cuda: a library of its own, which
+nothing needs until a program asks for CUDA.  WM_CUDA=0 leaves it out, WM_CUDA=1 fails without nvcc; by hand,
+`setup.py build_ext --inplace` builds it only with WM_CUDA=1.  WM_CUDA_ARCHS: the compute capabilities (the last one
+also as PTX, for newer devices).
 """
 
 import os
