@@ -92,9 +92,42 @@ def orthogonal(*shape: int, gain: float = 1.0) -> np.ndarray:
     return (gain * (q.T if rows < cols else q)).reshape(shape).astype(np.float32)
 
 
+_storages: list[str] = []
+
+
+@contextmanager
+def stored(dtype: str) -> Iterator[None]:
+    """Inside, parameters of two axes are made in this dtype, float32 or bfloat16; bfloat16 ones are not trained."""
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"stored: dtype must be float32 or bfloat16, got {dtype!r}")
+    _storages.append(dtype)
+    try:
+        yield
+    finally:
+        _storages.pop()
+
+
 def parameter(values: np.ndarray) -> Tensor:
     """A tensor of its own that needs a gradient."""
+    if values.ndim == 2 and _storages and _storages[-1] == "bfloat16":
+        return ops.cast(Tensor(values), "bfloat16")
     return Tensor(values, needs_grad=True, copy=True)
+
+
+def values_of(t: Tensor) -> np.ndarray:
+    """A copy of a tensor's numbers; of bfloat16, which NumPy lacks, their bits as uint16."""
+    return np.array(memoryview(t) if t.dtype == "bfloat16" else t.numpy())
+
+
+def write(t: Tensor, values: np.ndarray) -> None:
+    """Overwrite a tensor with an array of its shape; a bfloat16 one with bits (uint16) or with numbers, rounded."""
+    if t.dtype != "bfloat16":
+        t.copy_(values)
+        return
+    if values.dtype != np.uint16:
+        rounded = ops.cast(Tensor(np.array(values, np.float32)), "bfloat16")
+        values = np.asarray(memoryview(rounded))
+    np.asarray(memoryview(t))[...] = values
 
 
 def buffer(values: np.ndarray) -> Tensor:
@@ -171,8 +204,8 @@ class Module:
             t.zero_grad()
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """A copy of every tensor by name."""
-        return {name: np.array(t.numpy()) for name, t in self.named_tensors()}
+        """A copy of every tensor by name; bfloat16 as bits (values_of)."""
+        return {name: values_of(t) for name, t in self.named_tensors()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
         """Overwrite tensors by name.
@@ -196,7 +229,7 @@ class Module:
             raise ValueError(f"load_state_dict: these are no numbers: {bad}")
         for n, t in mine.items():
             if n in state:
-                t.copy_(state[n])
+                write(t, state[n])
 
     def save(self, path: str) -> None:
         """Write the tensors to a safetensors file, atomically."""

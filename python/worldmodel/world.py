@@ -35,6 +35,7 @@ BACKBONES = {
     "dit": ("worldmodel.models.dit", "DiT"),
     "unet": ("worldmodel.models.unet", "UNet"),
     "edm": ("worldmodel.models.diamond", "Diamond"),
+    "oasis": ("worldmodel.models.oasis", "Oasis"),
 }
 """Name -> where its Dynamics class is.  A new backbone is a line here."""
 
@@ -237,20 +238,25 @@ class World(nn.Module):
         write_tensors(path, tensors, metadata)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> World:
-        """Read a file of save, or of a project that `pretrained` knows by its keys (DIAMOND's agents).  Raises
-        FileNotFoundError, or ValueError saying what is wrong with the file."""
+    def load(cls, path: str | os.PathLike[str], **options: Any) -> World:
+        """Read a file of save, or of a project that `pretrained` knows by its keys (DIAMOND's agents, Open-Oasis).
+
+        options: of that project's family (Oasis: vae=, storage=, steps=).  Raises FileNotFoundError, or ValueError
+        saying what is wrong with the file."""
         from .pretrained import is_ours
 
         if not is_ours(path):
             from .pretrained.families import load_world
 
-            return load_world(path)
+            return load_world(path, **options)
+        if options:
+            raise ValueError(f"{os.fspath(path)}: a world of this library takes no {', '.join(options)}")
         tensors, metadata = read_tensors(path)
         config = _config_of(os.fspath(path), metadata)
         frames, actions = tensors.pop("starts.frames", None), tensors.pop("starts.actions", None)
         try:
-            world = cls(config)
+            with nn.blank(sum(a.size for a in tensors.values()) + 4096):
+                world = cls(config)
             world.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)}: {error.args[0]}") from None

@@ -8,15 +8,16 @@ A family is a module beside this one: NAME, matches(state), and world_of, policy
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from . import diamond, dinov2, read
+from . import diamond, dinov2, imagenet_dit, oasis, oasis_vae, read
 from .stored import State
 
-FAMILIES: tuple[ModuleType, ...] = (diamond, dinov2)
+FAMILIES: tuple[ModuleType, ...] = (diamond, dinov2, oasis, oasis_vae, imagenet_dit)
 
 
 def recognised(state: State) -> ModuleType:
@@ -29,9 +30,12 @@ def recognised(state: State) -> ModuleType:
     raise ValueError(f"its keys are of no family known here ({known}); they begin {some}")
 
 
-def load_world(path: str | os.PathLike[str]) -> Any:
-    """The World of a file of another project.  Raises FileNotFoundError, or ValueError saying what does not fit."""
-    return _made(path, "world_of", "world")
+def load_world(path: str | os.PathLike[str], **options: Any) -> Any:
+    """The World of a file of another project; options: of its family (Oasis: vae=, storage=, steps=).
+
+    Raises FileNotFoundError, or ValueError saying what does not fit.
+    """
+    return _made(path, "world_of", "world", **options)
 
 
 def load_policy(path: str | os.PathLike[str]) -> Any:
@@ -53,6 +57,10 @@ def names_of(world: Any, policy: Any = None) -> dict[str, Any]:
     raise ValueError(f"torch-keys: no project's names for backbone {world.config.backbone!r}; there are for {known}")
 
 
+def _takes_any(make: Callable[..., Any]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(make).parameters.values())
+
+
 def _made(path: str | os.PathLike[str], name: str, word: str, **options: Any) -> Any:
     path = os.fspath(path)
     state = read(path)
@@ -63,6 +71,9 @@ def _made(path: str | os.PathLike[str], name: str, word: str, **options: Any) ->
             make = getattr(family, "world_of", None)
         if make is None:
             raise ValueError(f"{family.NAME} holds no {word}")
+        unknown = set(options) - set(inspect.signature(make).parameters) if not _takes_any(make) else set()
+        if unknown:
+            raise ValueError(f"{family.NAME} takes no {', '.join(sorted(unknown))}")
         return make(state, **options)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .. import nn, ops
 from ..tensor import Tensor
 from .stored import State
 
@@ -73,16 +74,21 @@ def fill(
     for ours, key in keys.items():
         if key.names[0] not in state:
             continue
-        parts = [state[name].numpy() for name in key.names]
+        halved = tensors[ours].dtype == "bfloat16" and all(state[name].dtype == "bfloat16" for name in key.names)
+        parts = [
+            np.frombuffer(s.data, "<u2").reshape(s.shape) if halved else s.numpy() for s in map(state.get, key.names)
+        ]
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        tensors[ours].copy_(np.ascontiguousarray(key.layout.come(whole), np.float32))
+        nn.write(tensors[ours], np.ascontiguousarray(key.layout.come(whole), np.uint16 if halved else np.float32))
 
 
 def emptied(tensors: Mapping[str, Tensor], keys: Mapping[str, Key]) -> dict[str, np.ndarray]:
     """Our tensors under the file's names and in its layouts."""
     out: dict[str, np.ndarray] = {}
     for ours, key in keys.items():
-        whole = np.ascontiguousarray(key.layout.go(tensors[ours].numpy()))
+        t = tensors[ours]
+        numbers = ops.cast(t, "float32").numpy() if t.dtype == "bfloat16" else t.numpy()
+        whole = np.ascontiguousarray(key.layout.go(numbers))
         for name, part in zip(
             key.names, np.split(whole, len(key.names)) if len(key.names) > 1 else [whole], strict=True
         ):

@@ -1,0 +1,187 @@
+"""Open-Oasis as a world, and the class-conditional DiT: against a dump of PyTorch; windows, reuse, storage, actions."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from tiny_transformers import DIT, VAE, imagenet_dit, normal, oasis
+from worldmodel import Tensor, World
+from worldmodel.models.imagenet_dit import spaced
+from worldmodel.models.oasis import NAMES, action_space
+from worldmodel.models.oasis.dynamics import levels_of
+from worldmodel.spaces import SlotTable
+from worldmodel.world import WorldConfig
+
+DUMP = np.load(Path(__file__).parent.parent / "dumps" / "transformers.npz")
+
+
+def near(got, want, tolerance=3e-5):
+    assert got.size == want.size
+    assert np.abs(got.ravel() - want.ravel()).max() <= tolerance * np.abs(want).max()
+
+
+def test_what_pytorch_said(kernels):
+    world = oasis()
+    d = world.dynamics
+    got = world.sampler(1).denoised(
+        0, Tensor(normal(1, 1, 4, 6, 8, seed=3)), normal(1, 3, 4, 6, 8)[0], normal(4, 25, seed=4)
+    )
+    near(got, DUMP["frame"])
+    near(d.vae.encode(Tensor(np.tanh(normal(1, 16, 24, 3)))).numpy(), DUMP["encoded"])
+    near(d.vae.decode(Tensor(normal(1, 4, 6, 8))).numpy(), DUMP["decoded"])
+    near(imagenet_dit().sample([3, 7], normal(2, 8, 8, 4), steps=10, guidance=4.0), DUMP["sampled"])
+
+
+# ---- the window ----
+
+
+def moves(world, n, seed=0):
+    space = action_space()
+    space.seed(seed)
+    return world.features([space.sample() for _ in range(n)])
+
+
+def pictures(n, T=1, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, T, 16, 24, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("context", ["labelled", "scaled", "noised"])
+def test_reuse_changes_nothing_while_the_window_fills_and_slides(context):
+    """Eight frames in a window of five."""
+    world = oasis(context=context)
+    runs = []
+    for reuse in (True, False):
+        sampler = world.sampler(1, steps=3, reuse=reuse)
+        sampler.reset(pictures(1), seeds=[3])
+        runs.append([sampler.step(m[None]) for m in moves(world, 8)])
+        assert int(sampler.state["frames"].numpy()[0]) == 5
+        latents = sampler.state["latents"].numpy().copy()
+        runs[-1].append(latents)
+    near(runs[0][-1], runs[1][-1], 1e-5)
+    for a, b in zip(runs[0][:-1], runs[1][:-1], strict=True):
+        assert np.abs(a.frames.astype(int) - b.frames).max() <= 1
+
+
+def test_policies_for_the_frames_before_differ():
+    frames = []
+    for context in ("labelled", "scaled", "noised"):
+        sampler = oasis(context=context).sampler(1, steps=3)
+        sampler.reset(pictures(1), seeds=[3])
+        frames.append(sampler.step(np.zeros((1, 48), np.float32)).frames)
+    assert not np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[1], frames[2])
+
+
+def test_a_batch_is_its_lanes_and_a_snapshot_goes_on():
+    world = oasis()
+    frames, steps = pictures(2, 3), [moves(world, 2, seed=i) for i in range(4)]
+    many = world.sampler(2, steps=2)
+    many.reset(frames, seeds=[5, 6])
+    seen = [many.step(m) for m in steps[:2]]
+    snapshot = many.snapshot()
+    seen += [many.step(m) for m in steps[2:]]
+    for lane in range(2):
+        alone = world.sampler(1, steps=2)
+        alone.reset(frames[lane : lane + 1], seeds=[5 + lane])
+        for m, step in zip(steps, seen, strict=True):
+            assert np.array_equal(alone.step(m[lane : lane + 1]).frames[0], step.frames[lane])
+    many.restore(snapshot)
+    for m, step in zip(steps[2:], seen[2:], strict=True):
+        assert np.array_equal(many.step(m).frames, step.frames)
+    many.restore(snapshot)
+    many.fork(0, [1])
+    twice = many.step(np.repeat(steps[2][:1], 2, 0))
+    assert np.array_equal(twice.frames[0], twice.frames[1]) and np.array_equal(twice.frames[0], seen[2].frames[0])
+
+
+def test_it_steps_in_imagined():
+    env = gym.make("worldmodel/Imagined-v0", world=oasis(), steps=2)
+    frame, _ = env.reset(seed=0, options={"frames": pictures(1, 2)[0]})
+    action = {name: 0 for name in NAMES if not name.startswith("camera")} | {
+        "camera": np.float32([0.1, -0.5]),
+        "jump": 1,
+    }
+    frame, reward, terminated, _, _ = env.step(action)
+    assert frame.shape == (16, 24, 3) and reward == 0 and not terminated
+    env.close()
+
+
+# ---- actions ----
+
+
+def test_the_25_numbers_of_an_action():
+    world = oasis()
+    none = {name: 0 for name in NAMES if not name.startswith("camera")}
+    rows = [{**none, "camera": np.zeros(2, np.float32)}]
+    rows += [
+        {**none, name: 1, "camera": np.float32([0.25, -0.75])} for name in ("inventory", "hotbar.9", "jump", "drop")
+    ]
+    got = world.dynamics.vectors(world.features(rows))
+    assert got.shape == (5, 25) and not got[0].any()
+    for row, name in zip(got[1:], ("inventory", "hotbar.9", "jump", "drop"), strict=True):
+        want = np.zeros(25, np.float32)
+        want[[NAMES.index(name), 15, 16]] = 1, 0.25, -0.75
+        assert np.array_equal(row, want)
+    assert NAMES[15] == "cameraX" and len(NAMES) == 25
+    assert not world.dynamics.vectors(np.zeros((1, SlotTable.of(action_space()).feature_size), np.float32)).any()
+
+
+# ---- storage ----
+
+
+@pytest.mark.parametrize("storage, tolerance", [("bfloat16", 0.03), ("int8", 0.08)])
+def test_smaller_storage_says_nearly_the_same(storage, tolerance, tmp_path):
+    whole = oasis()
+    small = World(WorldConfig(**{**vars(whole.config), "options": {**whole.config.options, "storage": storage}}))
+    small.load_state_dict(whole.state_dict())
+    weight = small.dynamics.dit.blocks[0].s_mlp.fc1.weight
+    assert weight.dtype == "bfloat16" and not weight.needs_grad
+    x, t, a = normal(1, 3, 4, 6, 8), np.full((1, 3), 200, np.float32), normal(1, 3, 25, seed=2)
+    want, got = (w.dynamics.dit(Tensor(x), Tensor(t), Tensor(a))[0].numpy() for w in (whole, small))
+    assert 0 < np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)) < tolerance
+    small.save(tmp_path / "w.safetensors")
+    back = World.load(tmp_path / "w.safetensors")
+    assert np.array_equal(back.dynamics.dit(Tensor(x), Tensor(t), Tensor(a))[0].numpy(), got)
+    assert (tmp_path / "w.safetensors").stat().st_size < 2.3 * sum(t.size for _, t in whole.named_tensors())
+
+
+# ---- wrong use ----
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"storage": "float16"}, "storage float32"),
+        ({"context": "clean"}, "context labelled"),
+        ({"steps": 0}, "steps >= 1"),
+        ({"vae": dict(VAE, latent=4)}, "do not fit"),
+        ({"dit": dict(DIT, heads=3)}, "3 heads"),
+    ],
+)
+def test_wrong_options(options, words):
+    with pytest.raises(ValueError, match=words):
+        oasis(**options)
+
+
+def test_the_space_is_its_own():
+    from gymnasium.spaces import Discrete
+    from worldmodel.spaces import space_to_json
+
+    with pytest.raises(ValueError, match="48 features, got 3"):
+        World(WorldConfig("oasis", "500M", (16, 24, 3), space_to_json(Discrete(3)), options={"dit": DIT, "vae": VAE}))
+
+
+def test_levels():
+    assert levels_of(10) == [-1, 99, 199, 299, 399, 499, 599, 699, 799, 899, 999]
+    assert spaced(3) == [0, 500, 999] and spaced(1) == [0] and len(set(spaced(250))) == 250
+
+
+def test_samples_of_the_class_conditional_dit_are_checked():
+    model = imagenet_dit()
+    for labels, noise, steps in (
+        ([3], normal(2, 8, 8, 4), 10),
+        ([11], normal(1, 8, 8, 4), 10),
+        ([3], normal(1, 8, 8, 4), 0),
+    ):
+        with pytest.raises(ValueError, match="sample: wanted"):
+            model.sample(labels, noise, steps=steps)
