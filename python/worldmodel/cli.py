@@ -31,6 +31,8 @@ class Collect:
     """Transitions to store."""
     render: tuple[int, int] | None = (64, 64)
     """Height and width of the frames; None keeps the environment's own."""
+    crop: tuple[int, int, int, int] | None = None
+    """Top, left, height and width of the part of the picture to keep, before resizing."""
     frame_skip: int | None = None
     """Each action is repeated so often."""
     sticky: float | None = None
@@ -58,6 +60,7 @@ class Collect:
             path=self.out,
             policy=policy,
             hold=self.hold,
+            crop=self.crop,
             frame_skip=self.frame_skip,
             sticky=self.sticky,
             noop_max=self.noop_max,

@@ -172,6 +172,17 @@ def test_ctrl_c_keeps_what_was_collected(tmp_path):
         check_truth(replay.episode(i), replay.unpack, complete=False)
 
 
+def test_a_crop_is_that_part_of_the_picture(tmp_path):
+    whole, part = environment(Counter()), environment(Counter(), crop=(0, 0, 8, 10))
+    seen, cut = whole.reset(seed=1)[0], part.reset(seed=1)[0]
+    assert cut.shape == (8, 10, 3) == part.observation_space.shape and (cut == seen[:8, :10]).all() and cut.any()
+    small = environment(Counter(), frames=(4, 5), crop=(0, 0, 8, 10)).reset(seed=1)[0]
+    blocks = seen[:8, :10].reshape(4, 2, 5, 2, 3).mean((1, 3))
+    assert np.abs(small - blocks).max() <= 0.5
+    with pytest.raises(ValueError, match="crop.*leaves the picture"):
+        environment(Counter(), crop=(0, 0, 9999, 4)).reset()
+
+
 def test_wrong_use_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="unknown environment 'CartPoole-v1', did you mean CartPole"):
         collect("CartPoole-v1", 10)
@@ -189,7 +200,7 @@ def test_wrong_use_is_one_clear_error(tmp_path):
         collect(Counter("numbers"), 5)
     with pytest.raises(ValueError, match="action"):
         collect(Counter(), 5, path=tmp_path / "r", policy=lambda f, first, s: ([7], s))
-    for bad in ({"frames": (0, 4)}, {"frame_skip": 0}, {"sticky": 1.0}, {"noop_max": -1}):
+    for bad in ({"frames": (0, 4)}, {"frame_skip": 0}, {"sticky": 1.0}, {"noop_max": -1}, {"crop": (0, 0, 0, 4)}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             environment(Counter(), **bad)
 

@@ -11,6 +11,7 @@ from worldmodel import ops
 from worldmodel.sampling import Sampler, Step
 from worldmodel.spaces import SlotTable, space_to_json
 from worldmodel.tensor import Tensor
+from worldmodel.train.lived import Lived
 from worldmodel.train.loop import Diverged
 from worldmodel.train.policy import Imagination, PolicyLearner, TrainPolicy, lambda_returns, normalised
 
@@ -49,6 +50,37 @@ def test_lambda_returns_by_hand():
     np.testing.assert_allclose(lambda_returns(rewards, ones, values, 0.5, 1.0), [[8.0], [14.0], [24.0]])
     ended = np.array([[1.0], [0.0], [1.0]])
     np.testing.assert_allclose(lambda_returns(rewards, ended, values, 0.5, 1.0), [[2.0], [2.0], [24.0]])
+
+
+def test_real_returns_bootstrap_where_an_episode_was_cut_short_and_end_where_it_ended(tmp_path):
+    """Lived against the definition, sum over n of (1 - lam) lam^(n-1) G_n, episode by episode."""
+    replay, gamma, lam, scale = tiny_run.make_replay(tmp_path), 0.9, 0.8, 0.5
+    world = tiny_run.make_world(replay)
+    policy = wm.Policy.for_world(world)
+    policy.critic.weight.numpy()[...] = np.random.default_rng(0).standard_normal(policy.critic.weight.shape)
+    lived = Lived(replay, policy._frames)
+    lived.refresh(policy, gamma, lam, scale, size=7)
+    assert len(lived) == replay.num_steps
+    at = 0
+    for i in reversed(range(len(replay))):
+        e, T = replay.episode(i), len(replay.episode(i))
+        frames = np.asarray(e.frames)
+        past = np.stack([frames[np.maximum(np.arange(T) + k, 0)] for k in range(1 - policy._frames, 1)], 1)
+        seen, last = lived.look(np.arange(at, at + T))
+        assert (seen == past).all() and (last[0] == 0).all()
+        v = policy.value(policy.forward(Tensor(past), Tensor(last))[1]).numpy().astype(np.float64)
+        cut = bool(e.truncated[-1] or not e.terminated[-1])
+        v = np.append(v, v[-1] if cut else 0.0)  # the last picture is not acted on: the one before stands for it
+        for t in range(T):
+
+            def n_step(n, t=t, v=v, e=e):
+                return sum(gamma**k * e.rewards[t + k] * scale for k in range(n)) + gamma**n * v[t + n]
+
+            longest = T - t
+            wanted = sum((1 - lam) * lam ** (n - 1) * n_step(n) for n in range(1, longest))
+            wanted += lam ** (longest - 1) * n_step(longest)
+            assert abs(lived.returns[at + t] - wanted) < 1e-4 * max(1, abs(wanted))
+        at += T
 
 
 def test_normalised_advantages_have_mean_0_and_variance_1_under_the_weights():

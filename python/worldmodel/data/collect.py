@@ -72,6 +72,7 @@ def collect(
     processes: bool = False,
     seed: int = 0,
     env_kwargs: dict[str, Any] | None = None,
+    crop: tuple[int, int, int, int] | None = None,
     progress: bool = True,
 ) -> Replay:
     """Play `steps` steps of a real environment and store them, exactly.
@@ -86,7 +87,7 @@ def collect(
             lanes that have just been reset, `state` is whatever it returned last (None at first), and
             actions are a list of N, or Gymnasium's batched form.  None: `RandomPolicy`.
         hold: random actions are held for 1 to `hold` steps.
-        frame_skip, sticky, noop_max, pixels, env_kwargs: see `environment`.
+        frame_skip, sticky, noop_max, pixels, env_kwargs, crop: see `environment`.
         vector: play so many copies side by side; `processes=True`: each in its own process.
         seed: lane i is reset with seed + i; the random policy draws from streams of it.
         progress: a tqdm bar, where the output is a terminal.
@@ -99,7 +100,7 @@ def collect(
     if steps < 1 or vector < 0:
         raise ValueError(f"collect: wanted steps >= 1 and vector >= 0, got {steps} and {vector}")
     options = {"frames": frames, "frame_skip": frame_skip, "sticky": sticky, "noop_max": noop_max}
-    options |= {"pixels": pixels, "env_kwargs": env_kwargs}
+    options |= {"pixels": pixels, "env_kwargs": env_kwargs, "crop": crop}
     lanes, recipe, fps = _lanes(env, options, vector, processes)
     try:
         views = lanes.reset(seed)
@@ -183,7 +184,7 @@ def _lanes(
                 "collect: frame_skip, sticky, noop_max and env_kwargs are for ids;"
                 " set them when making the vector environment"
             )
-        camera = Camera(env.single_observation_space, options["pixels"], options["frames"])
+        camera = Camera(env.single_observation_space, options["pixels"], options["frames"], options["crop"])
         if camera.source == "render" and env.render_mode != "rgb_array":
             raise ValueError(
                 f"collect: no image in {env.single_observation_space};"

@@ -78,7 +78,11 @@ class Camera:
     """
 
     def __init__(
-        self, space: spaces.Space, pixels: str = "auto", frames: tuple[int, int] | None = None
+        self,
+        space: spaces.Space,
+        pixels: str = "auto",
+        frames: tuple[int, int] | None = None,
+        crop: tuple[int, int, int, int] | None = None,
     ) -> None:
         self.frames = None if frames is None else (int(frames[0]), int(frames[1]))
         inner = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
@@ -91,7 +95,8 @@ class Camera:
             raise ValueError(f"pixels={self.source!r}: no image of that name in the observation {space}")
         image = space if self.source == "observation" else inner.get(self.source)
         self.layout = image_layout(image) or "HWC"  # render() gives (H,W,C)
-        self.shape = None if image is None else upright(np.empty(image.shape, np.uint8), self.layout).shape
+        self.crop = None if crop is None else tuple(int(n) for n in crop)
+        self.shape = None if image is None else self._cut(upright(np.empty(image.shape, np.uint8), self.layout)).shape
         others = {k: s for k, s in inner.items() if k != self.source} if inner else {"": space}
         if self.source == "observation":
             others = {}
@@ -102,8 +107,17 @@ class Camera:
     def proprio_size(self) -> int:
         return sum(size for _, size in self.parts)
 
+    def _cut(self, image: np.ndarray) -> np.ndarray:
+        """The part of the picture that is wanted, a view."""
+        if self.crop is None:
+            return image
+        top, left, height, width = self.crop
+        if top + height > image.shape[0] or left + width > image.shape[1]:
+            raise ValueError(f"crop: {self.crop} (top, left, height, width) leaves the picture, {image.shape[:2]}")
+        return image[top : top + height, left : left + width]
+
     def picture(self, observation: Any, rendered: Any = None) -> np.ndarray:
-        """The frame, (H,W,C) uint8, resized; a fresh array."""
+        """The frame, (H,W,C) uint8, cropped and resized; a fresh array."""
         if self.source == "render":
             image = np.asarray(rendered)
         else:
@@ -113,7 +127,8 @@ class Camera:
             raise ValueError(
                 f"wanted uint8 pixels (H,W,C) from {self.source}, got {image.dtype} {image.shape}"
             )
-        return image.copy() if self.frames is None else resize_area(image, self.frames)
+        image = self._cut(image)
+        return image.copy() if self.frames is None else resize_area(np.ascontiguousarray(image), self.frames)
 
     def proprio(self, observation: Any) -> np.ndarray | None:
         """The numbers of an observation, (P,) float32; a Discrete is one-hot; None if there are none."""
@@ -240,6 +255,7 @@ def environment(
     noop_max: int = 0,
     pixels: str = "auto",
     env_kwargs: dict[str, Any] | None = None,
+    crop: tuple[int, int, int, int] | None = None,
 ) -> Environment:
     """A real environment as prepared frames.
 
@@ -254,6 +270,7 @@ def environment(
         noop_max: up to so many no-op steps (action 0) after reset, for ALE; Discrete actions only.
         pixels: "auto", "observation", "render", or the key of an image in a Dict observation.
         env_kwargs: more keyword arguments for `gymnasium.make`.
+        crop: (top, left, height, width) of the part of the picture to keep, in its own pixels, before resizing.
 
     Raises:
         ValueError: unknown id, or no image where `pixels` says.  ImportError: a missing extra, with its pip
@@ -269,8 +286,9 @@ def environment(
         "noop_max": int(noop_max),
         "pixels": pixels,
         "env_kwargs": dict(env_kwargs or {}),
+        "crop": None if crop is None else [int(n) for n in crop],
     }
-    _check(frames, frame_skip, sticky, noop_max)
+    _check(frames, frame_skip, sticky, noop_max, crop)
     if isinstance(env_id, str):
         env, repeat, stick = _make(env_id, frame_skip, sticky, recipe["env_kwargs"])
     else:
@@ -281,7 +299,7 @@ def environment(
         raise ValueError(
             f"noop_max: needs a Discrete action space, {recipe['env_id']} has {env.action_space}"
         )
-    camera = Camera(env.observation_space, pixels, frames)
+    camera = Camera(env.observation_space, pixels, frames, crop)
     if camera.source == "render" and env.render_mode != "rgb_array":
         if not isinstance(env_id, str):
             raise ValueError('pixels from render(): make the environment with render_mode="rgb_array"')
@@ -295,7 +313,9 @@ def environment(
         raise ImportError(f'{env_id}: {error} (pip install "worldmodel[classic]")') from error
 
 
-def _check(frames: Any, frame_skip: int | None, sticky: float | None, noop_max: int) -> None:
+def _check(frames: Any, frame_skip: int | None, sticky: float | None, noop_max: int, crop: Any) -> None:
+    if crop is not None and (len(crop) != 4 or min(crop) < 0 or min(crop[2:]) < 1):
+        raise ValueError(f"crop: wanted (top, left, height, width), got {crop}")
     if frames is not None and (len(frames) != 2 or min(frames) < 1):
         raise ValueError(f"frames: wanted (height, width), got {frames}")
     if frame_skip is not None and frame_skip < 1:

@@ -28,10 +28,3 @@ class FrameEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv(self.patches(x))
         return self.out(ops.reshape(h, (x.shape[0], -1)))
-
-    def look(self, x: Tensor) -> Tensor:
-        """forward with fixed weights: a gradient reaches x, but not the encoder."""
-        fixed = ops.stop_gradient
-        h = ops.conv2d(x, fixed(self.patches.weight), fixed(self.patches.bias), stride=4, padding=0, act="silu")
-        h = ops.conv2d(h, fixed(self.conv.weight), fixed(self.conv.bias), stride=2, act="silu")
-        return ops.linear(ops.reshape(h, (x.shape[0], -1)), fixed(self.out.weight), fixed(self.out.bias), act="silu")

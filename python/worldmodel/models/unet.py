@@ -112,15 +112,14 @@ class UNet(Dynamics):
     Args:
         size: 'T', 'S', 'M' or 'B'; widths, depths and cond override it.
         context: frames it looks back on, at least 2.
-        rollout: steps of a training window; from the second on it feeds on its own guesses, so that it learns
-            to hold its ground where one blurred frame would follow from another.
+        rollout: steps of a training window; in a share `self_fed` of the windows each step sees the guesses
+            before it, not the real frames, so that it learns to hold its ground where one blurred frame would
+            follow from another.
         patch: space to depth at the stem; frame sides must be multiples of patch * 2^(levels - 1).
         steps: denoising steps of a sampler unless it says otherwise.
         at_noise: share of training samples at tau = 0.
+        self_fed: that share; real frames teach motion best, own guesses how to stay on course.
         forget: share of training windows that begin late (Window.forgetful).
-        notice: weight of what the reward model's encoder notices: a distant enemy is 1 % of the pixels and
-            all of the reward, so a guess must also look like the real frame to that encoder (which gets no
-            gradient).
 
     Raises ValueError for what does not fit.
     """
@@ -135,8 +134,8 @@ class UNet(Dynamics):
         patch: int = 2,
         steps: int = 1,
         at_noise: float = 0.75,
+        self_fed: float = 0.5,
         forget: float = 0.1,
-        notice: float = 0.02,
         reward_bins: int = 41,
         reward_limit: float = 6.0,
         widths: tuple[int, ...] | None = None,
@@ -145,10 +144,10 @@ class UNet(Dynamics):
     ):
         if size not in SIZES:
             raise ValueError(f"UNet: size must be one of {', '.join(SIZES)}, got {size!r}")
-        if context < 2 or rollout < 1 or steps < 1 or not 0 <= at_noise <= 1:
+        if context < 2 or rollout < 1 or steps < 1 or not (0 <= at_noise <= 1 and 0 <= self_fed <= 1):
             raise ValueError(
-                f"UNet: wanted context >= 2, rollout >= 1, steps >= 1 and at_noise of 0 to 1, "
-                f"got {context}, {rollout}, {steps} and {at_noise}"
+                f"UNet: wanted context >= 2, rollout >= 1, steps >= 1, at_noise and self_fed of 0 to 1, "
+                f"got {context}, {rollout}, {steps}, {at_noise} and {self_fed}"
             )
         H, W, C = frame_shape
         widths = tuple(widths or SIZES[size]["widths"])
@@ -162,7 +161,7 @@ class UNet(Dynamics):
             )
         self.context, self.window, self.feature_size = context, context + rollout, 128
         self._shape, self._steps, self._at_noise, self._forget = frame_shape, steps, at_noise, forget
-        self._rollout, self._notice = rollout, notice
+        self._rollout, self._self_fed = rollout, self_fed
         self._action_features, self._levels = action_features, 64
         self.actions = nn.Linear(action_features + 1, 32)
         self.condition = nn.MLP(2 * self._levels + 32 * context, cond, cond)
@@ -212,23 +211,20 @@ class UNet(Dynamics):
         window = window.forgetful(_generator(stream), self._forget, n)
         seen = [self._numbers(ops.slice(window.frames, 1, t, t + 1)) for t in range(T)]
         actions, zero = self._actions(window), Tensor(np.zeros(B, np.float32))
-        spread = Tensor(np.full(B, 1 - self._at_noise, np.float32))
+        spread, share = (Tensor(np.full(B, v, np.float32)) for v in (1 - self._at_noise, self._self_fed))
+        fed = ops.reshape(ops.bernoulli(share, stream, salt=9), (B, 1, 1, 1))
         parts: dict[str, list[Tensor]] = {}
         for t in range(n, T):
             real, salt = seen[t], 10 * (t - n)
             tau = ops.mul(ops.uniform(stream, salt=salt + 1, shape=(B,)), ops.bernoulli(spread, stream, salt=salt + 2))
             context, past = ops.concat(*seen[t - n : t], axis=-1), ops.slice(actions, 1, t - n + 1, t + 1)
             guess = self._predict(ops.noise(real, stream, tau, salt=salt + 3), context, past, tau, zero)
-            weight = _column(window.frame_weight, t)
-            parts.setdefault("frames", []).append(ops.mse(guess, real, weight))
-            if self._notice:
-                last, look = seen[t - 1], self.outcome.frames.look
-                seems, is_ = look(ops.concat(last, guess, axis=-1)), look(ops.concat(last, real, axis=-1))
-                parts.setdefault("noticed", []).append(ops.mse(seems, ops.stop_gradient(is_), weight) * self._notice)
+            parts.setdefault("frames", []).append(ops.mse(guess, real, _column(window.frame_weight, t)))
             if t > n:
                 for name, loss in self._judge(window, t, context, past).items():
                     parts.setdefault(f"imagined_{name}", []).append(loss)
-            seen[t] = ops.clamp(ops.stop_gradient(guess), -1.0, 1.0)
+            own = ops.clamp(ops.stop_gradient(guess), -1.0, 1.0)
+            seen[t] = ops.add(real, ops.mul(fed, ops.sub(own, real)))
         return {name: _mean(losses, R) for name, losses in parts.items()}
 
     def _judge(self, window: Window, t: int, context: Tensor, actions: Tensor) -> dict[str, Tensor]:

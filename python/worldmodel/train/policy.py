@@ -27,8 +27,12 @@ from ..policy import Policy
 from ..sampling import Sampler, streams
 from ..tensor import Tape, Tensor
 from ..world import World, check_fits
+from .lived import Lived
 from .loop import Budget, Diverged, Run
 from .rare import RareSteps
+
+LIVED_EVERY = 10
+"""Rounds between refreshments of the returns of real episodes."""
 
 
 @dataclass
@@ -69,8 +73,12 @@ class TrainPolicy:
     """Rewards are multiplied by it: the critic learns best when returns are about 1."""
     normalise: Literal["advantage", "range"] = "advantage"
     """What advantages are divided by: their own spread, or the running range of the returns."""
+    lived: float = 0.5
+    """Weight of the critic's loss on real episodes (lived.py); 0: none."""
     slow: float = 0.98
-    """Decay of the slow critic, towards which the critic is also pulled; 0: none."""
+    """Decay of the slow critic: a moving average of the weights, towards whose values the critic is also pulled
+    (Hafner et al. 2023); 0: none.
+    """
     seed: int = 0
     """Of starts, worlds and actions."""
     run: str | None = None
@@ -219,8 +227,11 @@ class PolicyLearner:
         )
         budget = Budget(steps, minutes, "policy", quiet=self.s.quiet)
         rows: list[dict[str, float]] = []
-        for _ in budget:
-            numbers = self.round(imagination)
+        lived = Lived(replay, self.policy._frames) if self.s.lived else None
+        for i, _ in enumerate(budget):
+            if lived and i % LIVED_EVERY == 0:
+                lived.refresh(self.policy, self.s.gamma, self.s.lam, self.s.reward_scale)
+            numbers = self.round(imagination, lived)
             self.folder.log(self.rounds, **numbers)
             budget.note(**{k: numbers[k] for k in ("imagined_return", "ended", "entropy")})
             rows.append(numbers)
@@ -246,17 +257,18 @@ class PolicyLearner:
         self.rounds, self.range = about["rounds"], about["range"]
         return True
 
-    def round(self, imagination: Imagination) -> dict[str, float]:
+    def round(self, imagination: Imagination, lived: Lived | None = None) -> dict[str, float]:
         s = self.s
         played = imagination.play(self.policy, s.horizon)
         rewards = played.rewards * s.reward_scale
         returns = lambda_returns(rewards, played.continues, played.values, s.gamma, s.lam)
         spread = max(float(np.quantile(returns, 0.95) - np.quantile(returns, 0.05)), 1e-3)
         self.range = spread if self.rounds == 0 else 0.9 * self.range + 0.1 * spread
+        slow = self.slow_values(played) if s.slow else None
         advantages = returns - played.values[:-1]
         alive = np.cumprod(np.concatenate([np.ones((1, rewards.shape[1]), np.float32), played.continues[:-1]]), 0)
         scaled = normalised(advantages, alive) if s.normalise == "advantage" else advantages / self.range
-        numbers = self.update(played, returns, scaled, alive.astype(np.float32))
+        numbers = self.update(played, returns, scaled, alive.astype(np.float32), slow, lived)
         self.rounds += 1
         return {
             "imagined_return": float((rewards * alive).sum(0).mean() / s.reward_scale),
@@ -265,8 +277,21 @@ class PolicyLearner:
             **numbers,
         }
 
+    def slow_values(self, played: Imagined) -> np.ndarray:
+        """The slow critic's values of the states that were played, (H,N)."""
+        acting, H = self.policy.acting(self.s.lanes), len(played.frames)
+        stream = np.zeros((self.s.lanes, 4), np.int32)
+        with self.optimiser.averaged():
+            return np.stack([acting.act(played.frames[t], played.last[t], stream)[2] for t in range(H)])
+
     def update(
-        self, played: Imagined, returns: np.ndarray, advantages: np.ndarray, alive: np.ndarray
+        self,
+        played: Imagined,
+        returns: np.ndarray,
+        advantages: np.ndarray,
+        alive: np.ndarray,
+        slow: np.ndarray | None = None,
+        lived: Lived | None = None,
     ) -> dict[str, float]:
         s, policy = self.s, self.policy
         flat = {
@@ -278,11 +303,12 @@ class PolicyLearner:
                 ("returns", returns),
                 ("advantages", advantages),
                 ("alive", alive),
+                *([("slow", slow)] if slow is not None else []),
             )
         }
         numbers = None if played.numbers is None else played.numbers.reshape(-1, played.numbers.shape[-1])
         old = _log_probs(policy, flat, numbers, s.minibatch)
-        totals: dict[str, list[float]] = {"entropy": [], "critic": [], "moved": []}
+        totals: dict[str, list[float]] = {"entropy": [], "critic": [], "moved": []} | ({"lived": []} if lived else {})
         for _ in range(s.epochs):
             order = imagination_order(self.rounds, len(old), s.seed, len(totals["entropy"]))
             size = min(s.minibatch, len(order))
@@ -290,6 +316,8 @@ class PolicyLearner:
                 rows = order[i : i + size]
                 batch = {k: np.ascontiguousarray(v[rows]) for k, v in flat.items()}
                 part = self.gradient(batch, None if numbers is None else np.ascontiguousarray(numbers[rows]), old[rows])
+                if lived:
+                    part["lived"] = self.learn_lived(lived, len(totals["entropy"]), size)
                 if self.optimiser.step().skipped:
                     raise Diverged("policy: the gradient is not finite")
                 for k, v in part.items():
@@ -307,6 +335,8 @@ class PolicyLearner:
             gain = ops.minimum(ops.mul(ratio, advantage), ops.mul(bounded, advantage))
             entropy = ops.mean(ops.mul(policy.actor.entropy(d), weight))
             critic = ops.two_hot_loss(value, Tensor(batch["returns"].astype(np.float32)), policy._bins, weight)
+            if "slow" in batch:
+                critic = critic + ops.two_hot_loss(value, Tensor(batch["slow"]), policy._bins, weight)
             loss = ops.sub(critic * s.value - ops.mean(ops.mul(gain, weight)), entropy * s.entropy)
         tape.backward(loss)
         return {
@@ -314,6 +344,18 @@ class PolicyLearner:
             "critic": critic.item(),
             "moved": float(np.abs(ratio.numpy() - 1).mean()),
         }
+
+
+    def learn_lived(self, lived: Lived, turn: int, size: int) -> float:
+        """Add the gradient of the critic's loss on real steps."""
+        s = self.s
+        frames, last, returns = lived.draw(np.random.default_rng([s.seed, self.rounds, turn, 1]), size)
+        with Tape() as tape:
+            _, value = self.policy.forward(Tensor(frames), Tensor(last))
+            critic = ops.two_hot_loss(value, Tensor(returns), self.policy._bins)
+            loss = critic * (s.value * s.lived)
+        tape.backward(loss)
+        return critic.item()
 
 
 def normalised(advantages: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -1,0 +1,75 @@
+"""lived: what really happened, for the critic.
+
+Imagined episodes are short, so nearly all of a return is the critic's word for their last state.  Real episodes
+are whole: their lambda returns
+
+    G_t = r_t + gamma ((1 - lambda) v_{t+1} + lambda G_{t+1}),   G_T = 0 where it terminated, else v_T
+
+say what states are worth with nothing imagined in it (the replay loss of Hafner et al. 2023).  Only the critic
+learns from them; the policy's gradient comes from imagination alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..data import Replay
+from ..policy import Policy
+
+
+class Lived:
+    """The latest episodes of a replay, at least `steps` steps of them if it has so many, with their returns under
+    a policy's critic."""
+
+    def __init__(self, replay: Replay, frames: int, steps: int = 20_000):
+        self.see, self.last, self.rewards, self.length, self.bootstrap = [], [], [], [], []
+        count = 0
+        for i in reversed(range(len(replay))):
+            T = len(replay.episode(i))
+            whole = replay.gather(np.array([i]), np.array([0]), T + 1)
+            features = replay.features(whole)[0, :T]
+            self.see.append(np.concatenate([np.repeat(whole.frames[0, :1], frames - 1, 0), whole.frames[0, :T]]))
+            self.last.append(np.concatenate([np.zeros_like(features[:1]), features[:-1]]))
+            self.rewards.append(whole.rewards[0, :T])
+            self.length.append(T)
+            # an episode that was cut short, by a limit of time or by the recorder, has more to come
+            self.bootstrap.append(bool(whole.truncated[0, T - 1] or not whole.terminated[0, T - 1]))
+            count += T
+            if count >= steps:
+                break
+        self.frames = frames
+        self.episode = np.repeat(np.arange(len(self.length)), self.length)
+        self.step = np.concatenate([np.arange(T) for T in self.length])
+        self.returns = np.zeros(count, np.float32)
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def look(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What a policy sees at these steps: frames (B,frames,H,W,C) uint8, the last action's features (B,F)."""
+        at = [(self.episode[r], self.step[r]) for r in rows]
+        frames = np.stack([self.see[e][t : t + self.frames] for e, t in at])
+        return frames, np.stack([self.last[e][t] for e, t in at])
+
+    def refresh(self, policy: Policy, gamma: float, lam: float, scale: float, size: int = 128) -> None:
+        """Returns anew, under the critic as it is."""
+        acting = policy.acting(size)
+        stream = np.zeros((size, 4), np.int32)
+        values = np.zeros(len(self), np.float32)
+        for i in range(0, len(self), size):
+            rows = np.minimum(np.arange(i, i + size), len(self) - 1)
+            values[rows] = acting.act(*self.look(rows), stream)[2]
+        begin = 0
+        for T, rewards, more in zip(self.length, self.rewards, self.bootstrap, strict=True):
+            v, g = values[begin : begin + T], self.returns[begin : begin + T]
+            after = float(v[-1]) if more else 0.0
+            for t in reversed(range(T)):
+                ahead = v[t + 1] if t + 1 < T else after
+                after = rewards[t] * scale + gamma * ((1 - lam) * ahead + lam * after)
+                g[t] = after
+            begin += T
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """frames (B,frames,H,W,C), last (B,F), returns (B,) of random steps."""
+        rows = rng.integers(0, len(self), count)
+        return *self.look(rows), self.returns[rows]
