@@ -106,4 +106,4 @@ def possible() -> tuple[bool, str]:
 def use() -> None:
     """Makes the emulated library this process's CUDA device, unless the environment names another."""
     if "WORLDMODEL_CUDA_LIBRARY" not in os.environ:
-        os.environ["WORLDMODEL_CUDA_LIBRARY"] = str(library())
+        os.environ["WORLDMODEL_CUDA_LIBRARY"] = str(library(os.environ.get("WORLDMODEL_EMULATED", "plain")))
