@@ -35,7 +35,7 @@ def make(seed=0, awake=True, **options):
     rng = np.random.default_rng(seed)
     for name, t in model.named_parameters():
         if awake and not t.numpy().any():
-            t.numpy()[...] = rng.standard_normal(t.shape) * (0.3 if "modulation" in name else 0.1)
+            t[...] = rng.standard_normal(t.shape) * (0.3 if "modulation" in name else 0.1)
     return model
 
 

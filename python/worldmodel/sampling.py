@@ -86,7 +86,7 @@ class Sampler:
         if actions.shape != (*frames.shape[:2], self.action_features):
             raise ValueError(f"reset: actions must be {(*frames.shape[:2], self.action_features)}, got {actions.shape}")
         if seeds is not None:
-            self.state["stream"].numpy()[rows] = streams(seeds)
+            self.state["stream"][rows] = streams(seeds)
         self.begin(rows, frames, actions)
 
     def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Step:
@@ -118,16 +118,15 @@ class Sampler:
             if got != wanted:
                 raise ValueError(f"restore: {name} must have shape {wanted}, got {got}")
         for name, t in self.state.items():
-            t.numpy()[rows] = snapshot[name]
+            t[rows] = snapshot[name]
 
     def fork(self, row: int, rows: Sequence[int] | np.ndarray, seeds: Sequence[int] | np.ndarray | None = None) -> None:
         """Make the environments rows copies of row: the same past and, unless seeds are given, the same
         random future."""
         for t in self.state.values():
-            a = t.numpy()
-            a[np.asarray(rows, np.int64)] = a[row]
+            t[np.asarray(rows, np.int64)] = t.numpy()[row]
         if seeds is not None:
-            self.state["stream"].numpy()[np.asarray(rows, np.int64)] = streams(seeds)
+            self.state["stream"][np.asarray(rows, np.int64)] = streams(seeds)
 
 
 def rollout(world: Any, start: np.ndarray, actions: Any, seed: int = 0, **options: Any) -> np.ndarray:

@@ -105,6 +105,16 @@ def _index(x: Tensor, key: Any) -> Tensor:
     return _ops["reshape"](x, kept) if kept != x.shape else x
 
 
+def _assign(x: Tensor, key: Any, value: Any) -> None:
+    """x[key] = value as NumPy means it; of a CUDA tensor the whole goes down, is changed and goes up again."""
+    if x.device == "cpu":
+        x.numpy()[key] = value
+        return
+    numbers = np.array(x.numpy())
+    numbers[key] = value
+    x.copy_(numbers)
+
+
 def _reshape(self: Tensor, *shape: Any) -> Tensor:
     """The same numbers under another shape; one length may be -1."""
     return _ops["reshape"](self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
@@ -131,6 +141,7 @@ for _name, _function in {
     "__matmul__": _matmul,
     "__neg__": lambda x: _ops["scale_shift"](x, -1.0, 0.0),
     "__getitem__": _index,
+    "__setitem__": _assign,
     "__iter__": _iterate,
     "__float__": lambda x: float(x.item()),
     "__int__": lambda x: int(x.item()),

@@ -10,6 +10,7 @@ from worldmodel.models.dit import DiT
 from worldmodel.models.dynamics import Window
 from worldmodel.tensor import Tensor, no_grad
 
+cuda_too = True
 DUMP = Path(__file__).parent.parent / "dumps" / "dit.npz"
 SMALL = dict(
     width=16,

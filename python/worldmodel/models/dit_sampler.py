@@ -183,9 +183,9 @@ class DiTSampler(Sampler):
             self._prefills[k].run(rows[at : at + k], frames[at : at + k], actions[at : at + k])
             at += k
         if self.model.config.outcome == "apart":
-            self.state["pictures"].numpy()[rows] = frames[:, -2:]
-            self.state["acted"].numpy()[rows, :, :-1] = actions
-            self.state["acted"].numpy()[rows, :, -1] = actions.any(-1)
+            self.state["pictures"][rows] = frames[:, -2:]
+            self.state["acted"][rows, :, :-1] = actions
+            self.state["acted"][rows, :, -1] = actions.any(-1)
 
     def advance(self, actions: np.ndarray) -> Step:
         known = ~np.isnan(actions).any(-1)
@@ -193,18 +193,18 @@ class DiTSampler(Sampler):
         self._conditions.told(actions, known)
         if self._unacted:
             self._unacted.told(actions, np.zeros(self.n, bool))
-        self.state["position"].numpy()[...] += 1
+        self.state["position"][...] = self.state["position"].numpy() + 1
         apart = self.model.config.outcome == "apart"
         if apart:
-            acted = self.state["acted"].numpy()
-            acted[:, :-1] = acted[:, 1:]
+            acted = self.state["acted"]
+            acted[:, :-1] = acted.numpy()[:, 1:]
             acted[:, -1, :-1], acted[:, -1, -1] = actions, known
         frames, rewards, termination, ends, features, last = (t.numpy() for t in self._plan.run())
         if apart:
-            pictures = self.state["pictures"].numpy()
-            pictures[:, 0], pictures[:, 1] = pictures[:, 1], frames[:, 0]
-        self.state["last"].numpy()[...] = last
-        self.state["features"].numpy()[...] = features
+            pictures = self.state["pictures"]
+            pictures[:, 0], pictures[:, 1] = pictures.numpy()[:, 1].copy(), frames[:, 0]
+        self.state["last"][...] = last
+        self.state["features"][...] = features
         ended = ends > 0.5 if self.sample_ends else termination > 0.5
         return Step(
             np.array(frames[:, 0]), np.array(rewards), ended, np.array(termination), np.array(features)
@@ -246,15 +246,15 @@ class Prefill:
 
     def run(self, rows: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
         state = self.sampler.state
-        self.stream.numpy()[...] = state["stream"].numpy()[rows]
-        self.frames.numpy()[...], self.actions.numpy()[...] = frames, actions
-        self.known.numpy()[...] = actions.any(-1)
+        self.stream[...] = state["stream"].numpy()[rows]
+        self.frames[...], self.actions[...] = frames, actions
+        self.known[...] = actions.any(-1)
         noisy, *said = (t.numpy() for t in self.plan.run())
-        state["position"].numpy()[rows] = frames.shape[1] - 1
-        state["last"].numpy()[rows] = noisy[:, -1:]
-        state["features"].numpy()[rows] = said[0][:, -1] if said else 0
+        state["position"][rows] = frames.shape[1] - 1
+        state["last"][rows] = noisy[:, -1:]
+        state["features"][rows] = said[0][:, -1] if said else 0
         for name, t in self.state.items():
-            state[name].numpy()[rows] = t.numpy()
+            state[name][rows] = t.numpy()
 
 
 def full(shape: tuple[int, ...], value: float) -> Tensor:

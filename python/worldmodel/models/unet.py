@@ -303,20 +303,20 @@ class UNetSampler(Sampler):
         n = self.model.context
         missing = max(0, n - frames.shape[1])
         keep = frames[:, -n:]
-        self.state["frames"].numpy()[rows] = (
+        self.state["frames"][rows] = (
             np.concatenate([np.repeat(keep[:, :1], missing, 1), keep], 1) if missing else keep
         )
         past = np.zeros((len(rows), n, self.action_features + 1), np.float32)
         led = actions[:, -n:]
         past[:, n - led.shape[1] :, :-1] = led
         past[..., -1] = np.abs(past[..., :-1]).max(-1, initial=0) > 0
-        self.state["actions"].numpy()[rows] = past
+        self.state["actions"][rows] = past
 
     def advance(self, actions: np.ndarray) -> Step:
-        past, history = self.state["actions"].numpy(), self.state["frames"].numpy()
-        past[:, :-1] = past[:, 1:]
+        past, history = self.state["actions"], self.state["frames"]
+        past[:, :-1] = past.numpy()[:, 1:]
         past[:, -1, :-1], past[:, -1, -1] = actions, 1
         frames, rewards, termination, ended, features = (np.array(t.numpy()) for t in self._plan.run())
-        history[:, :-1] = history[:, 1:]
+        history[:, :-1] = history.numpy()[:, 1:]
         history[:, -1] = frames
         return Step(frames, rewards, ended > 0.5, termination, features)

@@ -217,7 +217,7 @@ class WorldLearner:
         share = rare / (rare + len(even.mask))
         window = Window.join([self.world.window(self.train, b) for b in (even, self.rare.draw(rng, rare))])
         last = self.rare.weight(window.rewards.numpy()[:, -1], window.terminated.numpy()[:, -1] > 0, share)
-        window.step_weight.numpy()[:, -1] *= last
+        window.step_weight[:, -1] = window.step_weight.numpy()[:, -1] * last
         return window
 
     def evaluate(self) -> list[float]:

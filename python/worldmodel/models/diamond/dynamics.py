@@ -204,7 +204,7 @@ class DiamondSampler(Sampler):
         model = self.model.rew_end_model
         _, _, h, c = model(ops.slice(past, 1, 0, n - 1), Tensor(led[:, 1:].copy()), ops.slice(past, 1, 1, n))
         for name, values in (("frames", keep), ("actions", led), ("h", h.numpy()), ("c", c.numpy())):
-            self.state[name].numpy()[rows] = values
+            self.state[name][rows] = values
 
     def advance(self, actions: np.ndarray) -> Step:
         past, history = self.state["actions"].numpy(), self.state["frames"].numpy()
@@ -214,5 +214,5 @@ class DiamondSampler(Sampler):
         frames, rewards, termination, ended, h, c = out
         history[:, :-1] = history[:, 1:]
         history[:, -1] = frames
-        self.state["h"].numpy()[:], self.state["c"].numpy()[:] = h, c
+        self.state["h"][:], self.state["c"][:] = h, c
         return Step(frames, rewards, ended > 0.5, termination, h)

@@ -151,9 +151,9 @@ class OasisSampler(Sampler):
         keep = min(frames.shape[1], self.model.dit.window - 1)
         for i, row in enumerate(rows):
             latents = self.model.encode(frames[i, -keep:])
-            self.state["latents"].numpy()[row, :keep] = self.given(latents, row)
-            self.state["actions"].numpy()[row, :keep] = self.model.vectors(actions[i, -keep:])
-            self.state["frames"].numpy()[row] = keep
+            self.state["latents"][row, :keep] = self.given(latents, row)
+            self.state["actions"][row, :keep] = self.model.vectors(actions[i, -keep:])
+            self.state["frames"][row] = keep
             self._past[row] = None
 
     def restore(self, snapshot: Any, rows: Any = None) -> None:
@@ -179,7 +179,7 @@ class OasisSampler(Sampler):
 
     def advance(self, actions: np.ndarray) -> Step:
         vectors = self.model.vectors(actions)
-        self.state["stream"].numpy()[:, 3] += 1
+        self.state["stream"][:, 3] = self.state["stream"].numpy()[:, 3] + 1
         clean = np.stack([self.next_latents(row, vectors[row]) for row in range(self.n)])
         frames, zero = self.model.decode(clean), np.zeros(self.n, np.float32)
         return Step(frames, zero, zero > 0, zero, np.zeros((self.n, 1), np.float32))
@@ -197,7 +197,7 @@ class OasisSampler(Sampler):
         noise = ops.normal(stream, salt=SALT_NOISE, shape=(1, 1, *shape))
         x = self.denoised(row, ops.clamp(noise, -LARGEST, LARGEST), latents[:held], acts[: held + 1])
         latents[held] = self.given(x[None], row)[0]
-        self.state["frames"].numpy()[row] = held + 1
+        self.state["frames"][row] = held + 1
         return x
 
     def denoised(self, row: int, x: Tensor, latents: np.ndarray, actions: np.ndarray) -> np.ndarray:

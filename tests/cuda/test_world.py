@@ -1,0 +1,118 @@
+"""A whole world on emulated CUDA: steps of an environment equal the processor's, and what moves between devices.
+
+(Ten training steps against PyTorch's numbers run on CUDA too: tests/models/test_dit_training.py.)
+"""
+
+import emulated
+import numpy as np
+import pytest
+import tiny_dit
+from worldmodel import Tape, _core, machine, ops
+from worldmodel.tensor import Tensor
+
+HERE, WHY_NOT = emulated.possible()
+pytestmark = pytest.mark.skipif(not HERE, reason=f"no emulated CUDA: {WHY_NOT}")
+
+
+@pytest.fixture(autouse=True)
+def cuda():
+    emulated.use()
+    yield
+    machine.set_device("cpu")
+
+
+def steps(device: str) -> list:
+    machine.set_device(device)
+    model, rng = tiny_dit.make(), np.random.default_rng(0)
+    sampler = model.sampler(2)
+    sampler.reset(tiny_dit.frames_of(rng, 2, 2), np.zeros((2, 2, tiny_dit.FEATURES), np.float32), [3, 4])
+    return [sampler.step(tiny_dit.actions_of(rng, 2)) for _ in range(3)]
+
+
+def test_environment_steps_equal_the_processors():
+    for a, b in zip(steps("cpu"), steps("cuda"), strict=True):
+        assert np.abs(a.frames.astype(int) - b.frames.astype(int)).max() <= 1
+        assert (a.frames != b.frames).mean() < 0.01
+        for name in ("rewards", "termination", "features"):
+            x, y = getattr(a, name), getattr(b, name)
+            assert np.abs(x - y).max() <= 1e-4 * (np.abs(x).max() + 1), name
+
+
+def test_to_copies_and_to_moves():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    here = Tensor(x.copy(), needs_grad=True)
+    there = here.to("cuda")
+    assert (here.device, there.device, there.needs_grad) == ("cpu", "cuda", True)
+    assert np.array_equal(there.numpy(), x) and here.to("cpu") is here
+    assert np.array_equal(there.to("cpu").numpy(), x)
+    with Tape() as tape:
+        y = (there * 2).sum()
+    tape.backward(y)
+    assert (there.grad == 2).all()
+    assert there.to_("cpu") is there and there.device == "cpu" and (there.grad == 2).all()
+
+
+def test_numbers_of_cuda_are_copies_and_say_so():
+    t = Tensor(np.zeros(3, np.float32), device="cuda")
+    with pytest.raises(ValueError, match="read-only"):
+        t.numpy()[0] = 1
+    t[1] = 5
+    assert t.numpy().tolist() == [0, 5, 0] and "cuda" in repr(t)
+    with pytest.raises(BufferError, match="cuda"):
+        memoryview(t)
+    with pytest.raises(BufferError, match="cuda"):
+        t.__dlpack__()
+
+
+def test_devices_do_not_mix():
+    a, b = Tensor(np.zeros(3, np.float32)), Tensor(np.zeros(3, np.float32), device="cuda")
+    with pytest.raises(ValueError, match="add: input 0 lies on cpu, input 1 on cuda"):
+        ops.add(a, b)
+    with pytest.raises(ValueError, match="device must be 'cpu' or 'cuda'"):
+        a.to("tpu")
+
+
+def test_an_index_outside_is_an_error_on_cuda_too():
+    machine.set_device("cuda")
+    with pytest.raises(IndexError, match="outside 0..3"):
+        ops.gather(Tensor(np.zeros((4, 2), np.float32)), Tensor(np.array([1, 4], np.int32)))
+
+
+def test_every_kernel_is_written():
+    assert set(_core.device_kernels()) == set(_core.kernel_list())
+
+
+def test_an_optimiser_step_equals_the_processors():
+    """AdamW with clipping and an average over the arena, its swap, and what is saved of it."""
+
+    def run(device: str) -> list:
+        machine.set_device(device)
+        rng = np.random.default_rng(1)
+        w = [Tensor(rng.standard_normal(s).astype(np.float32), needs_grad=True) for s in ((5, 7), (7,), (3, 3))]
+        arena = _core.Arena(tuple(w))
+        arena.shadow(0.9)
+        for _ in range(3):
+            with Tape() as tape:
+                loss = sum((ops.square(t).sum() for t in w[1:]), ops.square(w[0]).sum())
+            tape.backward(loss)
+            norm, clipped, skipped = arena.adamw(lr=0.01, decay=0.1, clip=1.0)
+        arena.swap(0)
+        return [norm, clipped, *(np.array(t.numpy()) for t in w), *(arena.part(3, i).numpy() for i in range(3))]
+
+    for a, b in zip(run("cpu"), run("cuda"), strict=True):
+        assert np.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_steady_steps_take_no_memory_from_the_driver():
+    machine.set_device("cuda")
+    w = Tensor(np.ones((16, 16), np.float32), needs_grad=True)
+    x = Tensor(np.ones((4, 16), np.float32))
+    misses = []
+    for _ in range(4):
+        with Tape() as tape:
+            y = ops.square(ops.linear(x, w)).sum()
+        tape.backward(y)
+        w.zero_grad()
+        misses.append(_core.pool()["misses"])
+        del tape, y
+    assert misses[-1] == misses[1], misses
