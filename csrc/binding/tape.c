@@ -221,6 +221,7 @@ static PyObject *Plan_profile(PlanObject *o, PyObject *args, PyObject *kw) {
 }
 
 static PyObject *Plan_outputs(PlanObject *o, void *unused) { (void)unused; return Py_NewRef(o->outputs); }
+static PyObject *Plan_captured(PlanObject *o, void *unused) { (void)unused; return PyBool_FromLong(o->plan.graph != NULL); }
 static PyObject *Plan_bytes(PlanObject *o, void *unused) { (void)unused; return PyLong_FromSize_t(o->plan.buffer->bytes); }
 static PyObject *Plan_unshared(PlanObject *o, void *unused) { (void)unused; return PyLong_FromSize_t(o->plan.bytes_unshared); }
 static Py_ssize_t Plan_length(PlanObject *o) { return (Py_ssize_t)o->plan.n; }
@@ -285,6 +286,7 @@ static PyMethodDef Plan_methods[] = {
 };
 static PyGetSetDef Plan_getset[] = {
     {"outputs", (getter)Plan_outputs, NULL, "The output tensors; every run overwrites them.", NULL},
+    {"captured", (getter)Plan_captured, NULL, "Whether a run is one launch of a CUDA graph: from the second run on, while the leaves stay where they are.", NULL},
     {"bytes", (getter)Plan_bytes, NULL, "The size of the buffer in which all intermediates live.", NULL},
     {"bytes_unshared", (getter)Plan_unshared, NULL, "What the intermediates would take if none shared its place.", NULL},
     {0},

@@ -164,7 +164,7 @@ static int build(work *w, const wm_tape *tape, wm_tensor *const *outputs, size_t
         if (!(plan->outputs[o] = twin(w, outputs[o]))) goto done;
         plan->n_outputs++;
     }
-    result = 0;
+    result = wm_plan_scratch(plan);
 done:
     wm_free(order), wm_free(w->kept), wm_free(w->places);
     return result;
@@ -179,6 +179,7 @@ int wm_plan_make(wm_plan *plan, const wm_tape *tape, wm_tensor *const *outputs, 
 }
 
 int wm_plan_run(wm_plan *plan) {
+    if (plan->device) return wm_plan_run_on_device(plan);
     for (size_t i = 0; i < plan->n; i++)
         if (wm_node_forward(&plan->nodes[i]) < 0 || wm_interrupted() < 0) return -1;
     return 0;
@@ -202,6 +203,7 @@ int wm_plan_profile(wm_plan *plan, double *seconds, int rounds) {
         for (size_t i = 0; i < plan->n && !result; i++) {
             double began = now();
             if (wm_node_forward(&plan->nodes[i]) < 0 || wm_interrupted() < 0) result = -1;
+            if (plan->device && wm_devices[plan->device]->synchronize() < 0) result = wm_device_failed(plan->device, "profile");
             times[i * (size_t)rounds + (size_t)r] = now() - began;
         }
     for (size_t i = 0; i < plan->n && !result; i++) {
@@ -218,5 +220,7 @@ void wm_plan_clear(wm_plan *plan) {
     for (size_t i = 0; i < plan->n_own; i++) wm_drop(plan->own[i]);
     wm_free(plan->nodes), wm_free(plan->outputs), wm_free(plan->own);
     wm_memory_drop(plan->buffer);
+    wm_plan_forget_graph(plan);
+    wm_memory_drop(plan->scratch);
     *plan = (wm_plan){0};
 }

@@ -12,6 +12,10 @@ typedef struct wm_plan {
     wm_tensor **outputs;            /* in the order asked for */
     size_t      n_outputs;
     int         device;
+    wm_memory  *scratch;            /* on a device: of all nodes (graph.c) */
+    void       *graph;              /* on a device: the whole plan as one launch, or NULL */
+    uint64_t    mark, runs;         /* of the leaves' addresses; runs with them */
+    bool        graphless;          /* it cannot be captured */
     size_t      bytes_unshared;     /* what the intermediates would take without sharing */
 } wm_plan;
 
@@ -19,4 +23,9 @@ int  wm_plan_make(wm_plan *, const wm_tape *, wm_tensor *const *outputs, size_t 
 int  wm_plan_run(wm_plan *);
 int  wm_plan_profile(wm_plan *, double *seconds, int rounds);    /* rounds runs; of each node the median of its times */
 void wm_plan_clear(wm_plan *);      /* accepts half-made plans */
+
+/* graph.c */
+int  wm_plan_scratch(wm_plan *);
+int  wm_plan_run_on_device(wm_plan *);
+void wm_plan_forget_graph(wm_plan *);
 #endif

@@ -26,7 +26,9 @@ def steps(device: str) -> list:
     model, rng = tiny_dit.make(), np.random.default_rng(0)
     sampler = model.sampler(2)
     sampler.reset(tiny_dit.frames_of(rng, 2, 2), np.zeros((2, 2, tiny_dit.FEATURES), np.float32), [3, 4])
-    return [sampler.step(tiny_dit.actions_of(rng, 2)) for _ in range(3)]
+    made = [sampler.step(tiny_dit.actions_of(rng, 2)) for _ in range(3)]
+    assert sampler._plan.captured == (device == "cuda")  # all K denoising passes and the commit are one launch
+    return made
 
 
 def test_environment_steps_equal_the_processors():
@@ -116,3 +118,50 @@ def test_steady_steps_take_no_memory_from_the_driver():
         misses.append(_core.pool()["misses"])
         del tape, y
     assert misses[-1] == misses[1], misses
+
+
+def test_a_plan_becomes_one_launch_and_follows_its_leaves():
+    machine.set_device("cuda")
+    rng = np.random.default_rng(0)
+    x, w = Tensor(np.zeros((3, 5), np.float32)), Tensor(np.ones((4, 5), np.float32), needs_grad=True)
+    with Tape(grad=False) as tape:
+        out = ops.softmax(ops.linear(x, w, act="silu"))
+    plan = tape.plan(out)
+    for run in range(5):
+        numbers = rng.standard_normal((3, 5)).astype(np.float32)
+        x[...] = numbers
+        if run == 3:
+            w.copy_(rng.standard_normal((4, 5)))
+        (got,) = plan.run()
+        v = numbers @ w.numpy().T
+        want = np.exp(v / (1 + np.exp(-v)))
+        assert np.allclose(got.numpy(), want / want.sum(-1, keepdims=True), atol=1e-6), run
+        assert plan.captured == (run > 0)
+    arena = _core.Arena((w,))  # the weight moves: the graph is made anew
+    plan.run()
+    assert not plan.captured and plan.run() and plan.captured and arena
+
+
+def test_a_captured_plan_still_checks_its_indices():
+    machine.set_device("cuda")
+    index = Tensor(np.array([0, 1], np.int32))
+    with Tape(grad=False) as tape:
+        out = ops.gather(Tensor(np.arange(8, dtype=np.float32).reshape(4, 2)), index)
+    plan = tape.plan(out)
+    plan.run(), plan.run()
+    index.copy_([3, 2])
+    assert plan.run()[0].numpy().tolist() == [[6, 7], [4, 5]] and plan.captured
+    index.copy_([0, 4])
+    with pytest.raises(IndexError, match="outside 0..3"):
+        plan.run()
+
+
+def test_a_draw_in_a_captured_plan_moves_with_its_stream():
+    machine.set_device("cuda")
+    stream = Tensor(np.array([[1, 2, 3, 0]], np.int32))
+    with Tape(grad=False) as tape:
+        out = ops.normal(stream, shape=(4,))
+        moved = ops.stream_advance(stream)
+    plan = tape.plan(out, moved)
+    draws = [plan.run()[0].numpy().copy() for _ in range(3)]
+    assert plan.captured and len({d.tobytes() for d in draws}) == 3
