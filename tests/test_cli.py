@@ -176,6 +176,8 @@ def test_export_to_minari(folder, tmp_path, monkeypatch):
 def test_bench_and_info(capsys):
     assert main(["bench", "--size", "T", "--lanes", "1", "--seconds", "0.01"]) == 0
     assert "1 lanes" in capsys.readouterr().out
+    assert main(["bench", "--backbone", "dit", "--size", "T", "--lanes", "1", "--seconds", "0.01"]) == 0
+    assert "1 lane, 2 steps, int8" in capsys.readouterr().out
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert f"worldmodel {wm.__version__}" in out and wm.kernels() in out and "numpy" not in out
