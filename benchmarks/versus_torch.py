@@ -1,12 +1,12 @@
 """Imagined environments as a user steps them, against the same weights in PyTorch, ONNX Runtime and OpenVINO.
 
     python benchmarks/versus_torch.py [--threads N] [--only SECTION ...] [--quick] [--json FILE] [--markdown FILE]
-                                      [--plot FILE]
+                                      [--plot FILE] [--readme FILE]
 
 Sections: passes (one cached pass of a DiT), steps (whole env.step, >= 1,000 in a closed loop), batches, unet,
 facts (Python's share, fork), endless (100,000 steps).  With --json the rows of other sections that the file
-holds already are kept, so a long run may be done in parts; --markdown and --plot show all of them.  --quick:
-fewer steps and no torch.compile, about a minute.
+holds already are kept, so a long run may be done in parts; --markdown, --plot and --readme show all of them, the last
+between its lines <!-- speed --> and <!-- /speed -->.  --quick: fewer steps and no torch.compile, about a minute.
 """
 
 import argparse
@@ -76,6 +76,23 @@ def plot(rows: list[dict], path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def written(rows: list[dict], machine: dict, threads: int) -> str:
+    """The table, below what it was measured on."""
+    command = "python benchmarks/versus_torch.py --threads " + str(threads)
+    where = f"{machine['cpu']}, {machine['cores']} cores, {threads} used, {machine['date'][:10]}"
+    return f"{where}; `{command}`; times are of one environment.\n\n{closed_loop.markdown(rows)}"
+
+
+def put_between(path: str, text: str) -> None:
+    """Into a file, between its two marks."""
+    whole = Path(path).read_text()
+    begin, end = "<!-- speed -->\n", "<!-- /speed -->"
+    if begin not in whole or end not in whole:
+        raise ValueError(f"{path}: no lines {begin.strip()} and {end}")
+    before, rest = whole.split(begin, 1)
+    Path(path).write_text(before + begin + text + end + rest.split(end, 1)[1])
+
+
 def main() -> None:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
@@ -85,6 +102,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--markdown", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--readme", metavar="FILE")
     args = parser.parse_args()
     measure.start_clean(None, args.threads)
     from works.linear import torch_module
@@ -105,7 +123,9 @@ def main() -> None:
         if args.json:
             measure.save(args.json, rows, limits)
     if args.markdown:
-        Path(args.markdown).write_text(closed_loop.markdown(rows))
+        Path(args.markdown).write_text(written(rows, measure.machine(), args.threads))
+    if args.readme:
+        put_between(args.readme, written(rows, measure.machine(), args.threads))
     if args.plot:
         plot(rows, args.plot)
 
