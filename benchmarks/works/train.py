@@ -33,12 +33,13 @@ def window_of(B: int, T: int) -> Window:
     )
 
 
-def model_of() -> DiT:
-    return awake(DiT(SHAPE, FEATURES, "S", outcome="start", forget=0.0))
+def model_of(**options) -> DiT:
+    return awake(DiT(SHAPE, FEATURES, "S", outcome="start", forget=0.0, **options))
 
 
-def our_step(B: int, T: int) -> Callable[[], float]:
-    model, window, stream = model_of(), window_of(B, T), Tensor(streams(np.arange(B)), copy=True)
+def our_step(B: int, T: int, recompute: int = 0) -> Callable[[], float]:
+    """recompute: of the 8 blocks, see DiTConfig."""
+    model, window, stream = model_of(recompute=recompute), window_of(B, T), Tensor(streams(np.arange(B)), copy=True)
     optimiser = AdamW(model, clip=1.0, ema=0.995, **HOW)
 
     def step() -> float:

@@ -6,6 +6,7 @@ syntax.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -28,6 +29,15 @@ class no_grad:
 
     def __exit__(self, *_: object) -> None:
         _core._resume_recording(self._tape)
+
+
+def checkpoint(function: Callable[..., Any], *tensors: Tensor) -> Any:
+    """function(*tensors); where a tape records gradients, what lies between them and the result is forgotten
+    and computed again in backward: less memory, one more forward.  Does not nest."""
+    tape = _core._pause_recording()
+    _core._resume_recording(tape)
+    wanted = tape is not None and any(t.needs_grad for t in tensors)
+    return tape.checkpoint(function, *tensors) if wanted else function(*tensors)
 
 
 def _operand(value: Any, beside: Tensor) -> Tensor:

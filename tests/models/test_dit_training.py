@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import tiny_dit
-from worldmodel import Tape, machine, ops, optim
+from worldmodel import Tape, _core, machine, ops, optim
 from worldmodel.models.dit import DiT
 from worldmodel.models.dynamics import Window
 from worldmodel.tensor import Tensor, no_grad
@@ -129,3 +129,22 @@ def test_shortcut_steps_agree_more_with_training():
     shortcut, _ = trained(0.5)
     assert np.mean(trace[-20:]) < 0.5 * np.mean(trace[:5])  # it learns at all
     assert disagreement(shortcut) < 0.6 * disagreement(plain)
+
+
+def test_blocks_that_compute_again_give_the_same_gradients_in_less_memory():
+    gradients, most = [], []
+    for recompute in (0, 3):
+        model = tiny_dit.make(recompute=recompute)
+        window, stream = tiny_dit.window_of(np.random.default_rng(0)), tiny_dit.stream_of(1, 4)
+        for _ in range(2):
+            model.zero_grad()
+            before = _core.pool()["bytes_in_use"]
+            with Tape() as tape:
+                total = sum(model.losses(window, stream).values(), start=Tensor(np.zeros((), np.float32)))
+            recorded = _core.pool()["bytes_in_use"] - before
+            tape.backward(total)
+            tape.clear()
+        gradients.append([np.array(t.grad) for t in model.parameters()])
+        most.append(recorded)
+    assert all(map(np.array_equal, *gradients))
+    assert most[1] < 0.6 * most[0]

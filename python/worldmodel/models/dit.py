@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ import numpy as np
 from .. import diffusion, nn
 from .. import ops as _ops
 from ..diffusion import Objective
-from ..tensor import Tensor, no_grad
+from ..tensor import Tensor, checkpoint, no_grad
 from .dit_layers import Block, CachedTime, Condition, Patches, Time, WindowTime, modulated
 from .dynamics import Dynamics, Window
 from .heads import Heads
@@ -70,6 +71,8 @@ class DiTConfig:
     """Where reward, termination and features come from.  apart: a small network of its own
     (models/outcome.py);
     start: this network before the frame is known, at tau = 0; frame: the committed frame too."""
+    recompute: int = 0
+    """So many blocks compute again in backward instead of remembering: less memory, slower training."""
     forget: float = 0.1
     """Share of training windows that begin late (Window.forgetful)."""
     reward_weight: float = 0.05
@@ -257,8 +260,11 @@ class DiT(Dynamics):
         around = [t.reshape(B * T, t.shape[-1]) for t in m[deep + 1 :]]
         x, skip = self.patches.tokens(x.reshape(B * T, *x.shape[2:]), around)
         x = x.reshape(B, T, *x.shape[1:])
-        for block, parts in zip(self.blocks, m, strict=False):
-            x = block(x, parts, *self._space, time)
+        for i, (block, parts) in enumerate(zip(self.blocks, m, strict=False)):
+            if i < self._config.recompute and x.needs_grad:
+                x = checkpoint(partial(block, cos=self._space[0], sin=self._space[1], time=time), x, parts)
+            else:
+                x = block(x, parts, *self._space, time)
         said = out = None
         if features:
             said = self.features(self.read(ops.rms_norm(x)).reshape(B, T, -1))
