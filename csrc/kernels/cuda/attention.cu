@@ -4,33 +4,13 @@
                                                      a lane a column: out += p_j v_j, key by key
    Backward likewise: a warp a query for dq, a warp a key for dk and dv.  Keys are taken in 32s counted from key 0, so that a row's
    bits do not depend on where its mask begins, nor on where a cache keeps a key. */
-#include "rotary.cuh"
+#include "attention.cuh"
+#include "gemm.cuh"
 
 namespace wm_cuda {
 namespace attention {
 
-#define LOG2E 1.44269504088896341f
 enum { WARPS = 4 };
-
-struct sees { int64_t low, high; };       /* keys [low, high) */
-__device__ inline sees seen_by(const wm_attention &a, int64_t i, int64_t offset, int64_t length) {
-    const int64_t at = i + offset;
-    sees s;
-    s.low = 0, s.high = length;
-    if (a.mask == WM_MASK_CAUSAL || a.mask == WM_MASK_WINDOW) s.high = at + 1;
-    if (a.mask == WM_MASK_WINDOW) s.low = at + 1 - a.window;
-    if (a.mask == WM_MASK_FRAME_CAUSAL) {
-        const int64_t frame = at >= 0 ? (int)at / (int)a.frame : -1;
-        s.high = (frame + 1) * a.frame;
-        if (a.window) s.low = (frame + 1 - a.window) * a.frame;
-    }
-    s.high = s.high > length ? length : s.high < 0 ? 0 : s.high;
-    s.low = s.low < 0 ? 0 : s.low > s.high ? s.high : s.low;
-    return s;
-}
-__device__ inline int64_t length_of(const int32_t *lengths, const wm_attention &a, int64_t outer) {
-    return lengths ? (int64_t)lengths[(int)outer / ((int)a.outer / (int)a.lengths)] : a.Nk;
-}
 
 /* Where the rows of one problem's keys lie: in order, or in a ring with sinks. */
 struct key_rows {
@@ -164,7 +144,7 @@ static size_t bytes(const wm_attention *a, int each) { return (size_t)(each * WA
 
 static void attention_forward(float *out, float *lse, const float *q, const float *k, const float *v, const int32_t *lengths,
                               const wm_attention *a) {
-    if (!countable(a)) return;
+    if (!countable(a) || (matmul_way == BY_BF16 && attend_bf16(out, lse, q, k, v, lengths, a))) return;
     BY_WIDTH(forward_kernel, a->H * a->Nq, 1, out, lse, q, k, v, lengths, *a);
 }
 static void attention_cached(float *out, const float *q, const float *k, const float *v, const int32_t *position, const float *cos,

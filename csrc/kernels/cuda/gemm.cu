@@ -109,7 +109,14 @@ __global__ void chunk_sums_kernel(float *to, int64_t step, const float *part, in
 
 }  // namespace gemm
 
-void multiply(const product &p) { gemm::exact(p); }
+int matmul_way = BY_EXACT;
+
+void multiply(const product &p) {
+    if (matmul_way == BY_CUBLAS && multiply_cublas(p)) return;
+    if (matmul_way == BY_BF16) multiply_bf16(p);
+    else if (matmul_way == BY_SPLIT) multiply_split(p);
+    else gemm::exact(p);
+}
 
 void add_columns(float *to, int64_t step, const float *x, const float *y, int64_t groups, int64_t rows, int64_t C) {
     using namespace gemm;

@@ -43,6 +43,13 @@ struct product {
 };
 void multiply(const product &);     /* gemm.cu: by the way that set_matmul chose */
 
+/* The ways: float32 multiply-adds; tensor cores on inputs rounded to bf16, or split into three terms of it; cuBLAS in float32. */
+enum { BY_EXACT, BY_BF16, BY_SPLIT, BY_CUBLAS, WAYS };
+extern int matmul_way;
+void multiply_bf16(const product &), multiply_split(const product &);      /* gemm_mma.cu */
+bool multiply_cublas(const product &);                                     /* cublas.cu; false: not a product for it */
+bool cublas_open();                                                        /* false, with the reason noted */
+
 /* to[g step + c] += sum over the `rows` rows of group g of x[r,c] (times y[r,c], unless NULL) */
 void add_columns(float *to, int64_t step, const float *x, const float *y, int64_t groups, int64_t rows, int64_t C);
 

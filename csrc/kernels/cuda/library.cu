@@ -4,7 +4,7 @@
    (2) Memory is an arena of our own over cudaMalloc: blocks by size class, eight to a doubling, kept for the next caller.
    (3) The first failure is kept, in words, until error() is asked.
    (4) A kernel that is not written yet is a launcher that notes its name: the op that needed it raises. */
-#include "device.cuh"
+#include "gemm.cuh"
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -228,8 +228,10 @@ static int open_device(void) {
 
 static const char *describe(void) { return device_words; }
 static int matmul(const char *how) {
-    if (!strcmp(how, "exact")) return 0;
-    note("set_matmul: wanted 'exact', got '%s'", how);
+    static const char *const ways[WAYS] = {"exact", "bf16", "split", "cublas"};
+    for (int i = 0; i < WAYS; i++)
+        if (!strcmp(how, ways[i])) return i != BY_CUBLAS || cublas_open() ? matmul_way = i, 0 : -1;
+    note("wanted 'exact', 'bf16', 'split' or 'cublas', got '%s'", how);
     return -1;
 }
 

@@ -1,0 +1,148 @@
+/* gemm_mma: the product of gemm.cuh on tensor cores.
+
+   A block of 4 warps computes 64 x 64 numbers of c, 32 of K at a time, each warp 32 x 32:
+       floats of step i + 1 to shared memory by copies that do not wait;  wait for step i;  barrier
+       floats become bf16 terms, K side by side;  barrier
+       for each 16 of K:  ldmatrix of a and b, mma of each pair of terms
+   TERMS 1: inputs rounded to bf16.  TERMS 3: a float is the sum of three bf16 numbers, and the six products of terms that are not
+   below float32's own rounding give its accuracy.  A number is one sum in one order, whatever M and N. */
+#include "gemm.cuh"
+#include "mma.cuh"
+
+namespace wm_cuda {
+namespace gemm_mma {
+
+enum { TILE = 64, DEEP = 32, ROW = DEEP + 8, THREADS = 128, SPLIT = 2048 };      /* ROW: 80 bytes, so that ldmatrix meets all banks */
+
+/* One side of the product: rows (of m or n) at row strides, K at k strides. */
+struct side {
+    const void *at;
+    int64_t row, k, rows;
+    int bf16, form;                       /* how it may be copied */
+};
+enum { PLAIN, K_DENSE, ROWS_DENSE };
+
+/* 64 rows x 32 of K as floats: (row, k), or (k, row) if rows lie dense. */
+__device__ inline void fetch(float *to, const side &s, int64_t r0, int64_t k0, int64_t end) {
+    for (int i = threadIdx.x; i < TILE * DEEP / 4; i += THREADS) {
+        if (s.form == K_DENSE) {
+            const int r = i / (DEEP / 4), k = i % (DEEP / 4) * 4;
+            const bool inside = r0 + r < s.rows && k0 + k < end;
+            copy_soon(to + r * DEEP + k, (const float *)s.at + (inside ? (r0 + r) * s.row + k0 + k : 0), inside);
+        } else if (s.form == ROWS_DENSE) {
+            const int k = i / (TILE / 4), r = i % (TILE / 4) * 4;
+            const bool inside = r0 + r < s.rows && k0 + k < end;
+            copy_soon(to + k * TILE + r, (const float *)s.at + (inside ? r0 + r + (k0 + k) * s.k : 0), inside);
+        } else {
+            const int r = i / (DEEP / 4), k = i % (DEEP / 4) * 4;
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                to[r * DEEP + k + j] = r0 + r < s.rows && k0 + k + j < end
+                                           ? load_weight(s.at, s.bf16, (r0 + r) * s.row + (k0 + k + j) * s.k) : 0.0f;
+        }
+    }
+}
+/* ... as terms of bf16: term t of (row, k) at to[t TILE ROW + row ROW + k] */
+template <int TERMS> __device__ inline void convert(wm_bf16 *to, const float *from, int form) {
+    for (int i = threadIdx.x; i < TILE * DEEP; i += THREADS) {
+        const int r = form == ROWS_DENSE ? i % TILE : i / DEEP, k = form == ROWS_DENSE ? i / TILE : i % DEEP;
+        wm_bf16 t[TERMS];
+        terms_of<TERMS>(t, from[i]);
+#pragma unroll
+        for (int j = 0; j < TERMS; j++) to[(j * TILE + r) * ROW + k] = t[j];
+    }
+}
+
+template <int TERMS>
+__global__ void product_kernel(product p, side a, side b, float *part, int64_t depth) {
+    WM_SHARED_DYN(float, room);           /* floats: 2 steps of a and b; then terms of a, terms of b */
+    wm_bf16 *at = (wm_bf16 *)(room + 4 * TILE * DEEP), *bt = at + TERMS * TILE * ROW;
+    const int64_t m0 = (int64_t)blockIdx.x * TILE, n0 = (int64_t)blockIdx.y * TILE, first = (int64_t)blockIdx.z * depth;
+    const int64_t end = first + depth < p.K ? first + depth : p.K;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp / 2 * 32, wn = warp % 2 * 32;
+    float sum[2][4][4] = {};
+    fetch(room, a, m0, first, end), fetch(room + TILE * DEEP, b, n0, first, end);
+    copies_end();
+    int step = 0;
+    for (int64_t k0 = first; k0 < end; k0 += DEEP, step ^= 1) {
+        float *now = room + step * 2 * TILE * DEEP, *next = room + (step ^ 1) * 2 * TILE * DEEP;
+        if (k0 + DEEP < end) fetch(next, a, m0, k0 + DEEP, end), fetch(next + TILE * DEEP, b, n0, k0 + DEEP, end);
+        copies_end();
+#ifdef WM_PLANT_EARLY_READ
+        copies_wait<2>();
+#else
+        copies_wait<1>();
+#endif
+        __syncthreads();
+        convert<TERMS>(at, now, a.form), convert<TERMS>(bt, now + TILE * DEEP, b.form);
+        __syncthreads();
+        uint32_t fb[TERMS][4][4];          /* of 8 columns, all 32 of K */
+#pragma unroll
+        for (int t = 0; t < TERMS; t++)
+#pragma unroll
+            for (int n = 0; n < 4; n++)
+                load_matrices<false>(fb[t][n], bt + (t * TILE + wn + n * 8 + (lane & 7)) * ROW + (lane >> 3) * 8);
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                uint32_t fa[TERMS][4];
+#pragma unroll
+                for (int t = 0; t < TERMS; t++)
+                    load_matrices<false>(fa[t], at + (t * TILE + wm + i * 16 + (lane & 15)) * ROW + k * 16 + (lane >> 4) * 8);
+#pragma unroll
+                for (int below = TERMS - 1; below >= 0; below--)       /* the smallest products first */
+#pragma unroll
+                    for (int t = 0; t <= below; t++)
+#pragma unroll
+                        for (int n = 0; n < 4; n++) mma(sum[i][n], fa[t], fb[below - t][n][2 * k], fb[below - t][n][2 * k + 1]);
+            }
+    }
+    copies_wait<0>();
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int64_t m = m0 + wm + i * 16 + lane / 4 + (e / 2) * 8, c = n0 + wn + n * 8 + lane % 4 * 2 + e % 2;
+                if (m >= p.M || c >= p.N) continue;
+                if (part) part[((int64_t)blockIdx.z * p.M + m) * p.N + c] = sum[i][n][e];
+                else finish(p.end, m, c, sum[i][n][e]);
+            }
+}
+__global__ void parts_kernel(product p, const float *part, int64_t splits) {
+    FOR_EACH(i, p.M * p.N) {
+        float s = 0.0f;
+        for (int64_t k = 0; k < splits; k++) s += part[k * p.M * p.N + i];
+        finish(p.end, i / p.N, i % p.N, s);
+    }
+}
+
+/* Copies of 16 bytes want everything on 16 bytes, and whole fours. */
+static int form_of(const side &s, int64_t K) {
+    if (s.bf16 || ((uintptr_t)s.at & 15)) return PLAIN;
+    if (s.k == 1 && s.row % 4 == 0 && K % 4 == 0) return K_DENSE;
+    if (s.row == 1 && s.k % 4 == 0 && s.rows % 4 == 0) return ROWS_DENSE;
+    return PLAIN;
+}
+
+template <int TERMS> static void run(const product &p) {
+    side a = {p.a, p.a_row, p.a_column, p.M, 0, 0}, b = {p.b, p.b_column, p.b_row, p.N, p.b_bf16, 0};
+    a.form = form_of(a, p.K), b.form = form_of(b, p.K);
+    const size_t bytes = 4 * TILE * DEEP * sizeof(float) + (size_t)2 * TERMS * TILE * ROW * sizeof(wm_bf16);
+    const int64_t splits = p.split ? (p.K + SPLIT - 1) / SPLIT : 1;
+    float *part = splits > 1 ? (float *)workspace((size_t)(splits * p.M * p.N) * sizeof *part) : NULL;
+    if (splits > 1 && !part) return;
+    cudaFuncSetAttribute((const void *)product_kernel<TERMS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    const dim3 grid((unsigned)((p.M + TILE - 1) / TILE), (unsigned)((p.N + TILE - 1) / TILE), (unsigned)splits);
+    WM_LAUNCH(product_kernel<TERMS>, grid, THREADS, bytes, p, a, b, part, splits > 1 ? (int64_t)SPLIT : p.K);
+    if (part) EACH(parts_kernel, p.M * p.N, p, (const float *)part, splits);
+}
+
+}  // namespace gemm_mma
+
+void multiply_bf16(const product &p) { gemm_mma::run<1>(p); }
+void multiply_split(const product &p) { gemm_mma::run<3>(p); }
+
+}  // namespace wm_cuda

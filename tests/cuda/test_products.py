@@ -1,0 +1,112 @@
+"""The ways to multiply on CUDA (set_matmul): float32, tensor cores on bf16, tensor cores on split floats, cuBLAS."""
+
+import emulated
+import numpy as np
+import pytest
+from harness import tensor
+from worldmodel import Tape, _core, machine
+from worldmodel.tensor import Tensor
+
+HERE, WHY_NOT = emulated.possible()
+pytestmark = pytest.mark.skipif(not HERE, reason=f"no emulated CUDA: {WHY_NOT}")
+WAYS = {"exact": 2e-6, "split": 2e-6, "cublas": 2e-6, "bf16": 1e-2}
+"""How far a product may be off, of its largest number."""
+SIZES = [(1, 1, 1), (3, 5, 7), (64, 64, 32), (65, 33, 64), (70, 66, 130), (130, 48, 96)]
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    emulated.use()
+    machine.set_device("cuda")
+    _core.set_matmul(request.param)
+    yield request.param
+    _core.set_matmul("exact")
+    machine.set_device("cpu")
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("act", ["none", "gelu"])
+@pytest.mark.parametrize("R,N,K", SIZES)
+def test_linear(way, R, N, K, act):
+    """Forward and all three gradients, each of which is a product."""
+    x, w, b = Tensor(numbers(R, K), needs_grad=True), Tensor(numbers(N, K), needs_grad=True), Tensor(numbers(N))
+    g = numbers(R, N, seed=1)
+    with Tape() as tape:
+        out = _core.ops["linear"](x, w, b, act=act)
+    tape.backward(out, tensor(g))
+    u, v = numbers(R, K).astype(float), numbers(N, K).astype(float)
+    pre = u @ v.T + numbers(N)
+    t = np.tanh(np.sqrt(2 / np.pi) * (pre + 0.044715 * pre**3))
+    want = pre if act == "none" else pre * (1 + t) / 2
+    slope = 1 if act == "none" else (1 + t) / 2 + pre * (1 - t * t) / 2 * np.sqrt(2 / np.pi) * (1 + 0.134145 * pre**2)
+    dv = g * slope
+    for name, got, right in (("out", out.numpy(), want), ("dx", x.grad, dv @ v), ("dw", w.grad, dv.T @ u)):
+        error = np.abs(got - right).max() / np.abs(right).max()
+        assert error < WAYS[way] * (3 if name != "out" else 1), f"{name} {error:.2g}"
+
+
+@pytest.mark.parametrize("way", ["exact", "split"], indirect=True)
+def test_the_same_bits_at_any_batch_size(way):
+    x, w = numbers(70, 96), Tensor(numbers(40, 96))
+    whole = _core.ops["linear"](Tensor(x), w).numpy()
+    for rows in (1, 3, 64):
+        assert np.array_equal(_core.ops["linear"](Tensor(x[:rows]), w).numpy(), whole[:rows])
+
+
+@pytest.mark.parametrize("way", ["bf16", "split"], indirect=True)
+def test_bf16_weights_and_gates(way):
+    x, w, gate, residual = numbers(34, 64), numbers(48, 64), numbers(2, 48), numbers(34, 48)
+    half = _core.ops["cast"](Tensor(w), to="bfloat16")
+    rounded = _core.ops["cast"](half, to="float32").numpy().astype(float)
+    got = _core.ops["linear_gated"](Tensor(x), half, None, Tensor(gate), Tensor(residual)).numpy()
+    want = residual + np.repeat(gate, 17, 0) * (x.astype(float) @ rounded.T)
+    assert np.abs(got - want).max() < WAYS[way] * np.abs(want).max()
+
+
+@pytest.mark.parametrize("way", ["split"], indirect=True)
+def test_split_keeps_what_bf16_would_lose(way):
+    """Numbers of very different sizes in one row; what was infinite is not finite."""
+    x = (numbers(8, 32) * np.exp(np.random.default_rng(0).uniform(-12, 12, (8, 32)))).astype(np.float32)
+    got = _core.ops["linear"](Tensor(x), Tensor(np.eye(32, dtype=np.float32))).numpy()
+    assert (np.abs(got - x) <= 2e-7 * np.abs(x)).all()
+    x[0, 0] = np.inf
+    assert not np.isfinite(_core.ops["linear"](Tensor(x), Tensor(np.ones((1, 32), np.float32))).numpy()[0, 0])
+
+
+MASKS = [("full", {}), ("causal", {}), ("window", {"window": 9}), ("frame_causal", {"frame": 8, "window": 3})]
+
+
+@pytest.mark.parametrize("way", ["bf16"], indirect=True)
+@pytest.mark.parametrize("mask,options", MASKS)
+@pytest.mark.parametrize("D", [32, 64])
+@pytest.mark.parametrize("Nq,Nk", [(16, 16), (130, 130), (5, 70)])
+def test_attention_on_tensor_cores(way, mask, options, D, Nq, Nk):
+    q, k, v = numbers(2, Nq, 2 * D), numbers(2, Nk, 2 * D, seed=1), numbers(2, Nk, 2 * D, seed=2)
+    options = {"heads": 2, "mask": mask, **options}
+    before = emulated.emulator().emulator_count(4)
+    fast = _core.ops["attention"](Tensor(q), Tensor(k), Tensor(v), **options).numpy()
+    assert emulated.emulator().emulator_count(4) > before, "no tensor core was used"
+    _core.set_matmul("exact")
+    right = _core.ops["attention"](Tensor(q), Tensor(k), Tensor(v), **options).numpy()
+    assert np.abs(fast - right).max() < 1e-2 * np.abs(right).max()
+
+
+@pytest.mark.parametrize("way", ["bf16"], indirect=True)
+def test_attention_lengths_and_groups_on_tensor_cores(way):
+    q, k, v = numbers(2, 70, 4 * 32), numbers(2, 70, 2 * 32, seed=1), numbers(2, 70, 2 * 32, seed=2)
+    call = lambda: _core.ops["attention"](  # noqa: E731
+        Tensor(q), Tensor(k), Tensor(v), Tensor(np.array([33, 0], np.int32)), heads=4, kv_heads=2
+    ).numpy()
+    fast = call()
+    _core.set_matmul("exact")
+    right = call()
+    assert (fast[1] == 0).all() and np.abs(fast - right).max() < 1e-2 * np.abs(right).max()
+
+
+def test_unknown_ways_are_refused():
+    emulated.use()
+    with pytest.raises(RuntimeError, match="wanted 'exact', 'bf16', 'split' or 'cublas', got 'tf32'"):
+        _core.set_matmul("tf32")
