@@ -28,6 +28,7 @@ from .checkpoint import write_atomically
 from .data import RandomPolicy, Replay, collect, environment
 from .policy import Policy
 from .train import PolicyLearner, TrainPolicy, TrainWorld, WorldLearner, evaluate
+from .train.counterfactual import counterfactual_report
 from .train.report import world_report, write_report
 from .world import World
 
@@ -368,6 +369,8 @@ class _Demo:
             **self.r.environment,
         )
         about |= world_report(world, unseen, self.folder, seed=self.s.seed)
+        if other := counterfactual_report(world, replay.environment, seed=self.s.seed):
+            about["counterfactual"] = other
         self.stages.finish("report", began)
         about |= {
             "seconds": self.stages.seconds(),

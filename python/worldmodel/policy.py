@@ -42,6 +42,11 @@ class ActionHead(nn.Module):
         self._width = sum(n for _, n in self._choices)
         self.out = nn.Linear(features, self._width + 2 * len(self._numbers), init=nn.zeros)
 
+    @property
+    def choices(self) -> list[int] | None:
+        """How many values each slot can take, None if one takes numbers."""
+        return None if self._numbers else [n for _, n in self._choices]
+
     def forward(self, features: Tensor) -> Tensor:
         """(B,F) -> the distribution's numbers (B,D): logits of every choice, means, log standard
         deviations."""

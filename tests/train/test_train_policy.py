@@ -13,7 +13,7 @@ from worldmodel.spaces import SlotTable, space_to_json
 from worldmodel.tensor import Tensor
 from worldmodel.train.lived import Lived
 from worldmodel.train.loop import Diverged
-from worldmodel.train.policy import Imagination, PolicyLearner, TrainPolicy, lambda_returns, normalised
+from worldmodel.train.policy import Imagination, PolicyLearner, TrainPolicy, among_siblings, lambda_returns, normalised
 
 # ---- formulas ----
 
@@ -81,6 +81,33 @@ def test_real_returns_bootstrap_where_an_episode_was_cut_short_and_end_where_it_
             wanted += lam ** (longest - 1) * n_step(longest)
             assert abs(lived.returns[at + t] - wanted) < 1e-4 * max(1, abs(wanted))
         at += T
+
+
+def test_siblings_are_compared_with_each_other():
+    g = np.array([1.0, 3.0, 5.0, 0.0, 0.0, 6.0])
+    np.testing.assert_allclose(among_siblings(g, 3, None), [-3.0, 0.0, 3.0, -3.0, -3.0, 6.0])
+    chance = np.array([0.5, 0.5, 0.0, 0.25, 0.25, 0.5])
+    np.testing.assert_allclose(among_siblings(g, 3, chance), [-1.0, 1.0, 3.0, -3.0, -3.0, 3.0])
+    p = chance.reshape(2, 3)
+    assert np.allclose((p * among_siblings(g, 3, chance).reshape(2, 3)).sum(1), 0), "no advantage on average"
+
+
+def test_siblings_begin_alike_and_try_every_action(tmp_path):
+    space = spaces.Discrete(3)
+    world = Known(space, lambda bright, a: (a[:, 2] * 2.0 - a[:, 0], nothing(bright)))
+    policy = wm.Policy.for_world(world, width=4, features=32)
+    imagination = Imagination(world, replay_of(tmp_path / "replay", space), 12, seed=0, siblings=3)
+    played = imagination.play(policy, 2)
+    groups = played.frames[0].reshape(4, 3, -1)
+    assert (groups == groups[:, :1]).all() and (played.picks[0].reshape(4, 3) == np.arange(3)).all()
+    assert (imagination.sampler.state["stream"].numpy().reshape(4, 3, 4)[:, :1] == played_streams(imagination)).all()
+    np.testing.assert_allclose(played.rewards[0].reshape(4, 3), np.tile([-1.0, 0.0, 2.0], (4, 1)))
+    with pytest.raises(ValueError, match="divisor of lanes"):
+        Imagination(world, replay_of(tmp_path / "other", space), 10, seed=0, siblings=3)
+
+
+def played_streams(imagination):
+    return imagination.sampler.state["stream"].numpy().reshape(4, 3, 4)
 
 
 def test_normalised_advantages_have_mean_0_and_variance_1_under_the_weights():
@@ -166,6 +193,8 @@ SETTINGS = {
     "minibatch": 32,
     "lr": 1e-2,
     "rare_starts": 0.0,
+    "slow": 0.0,  # a few hundred updates are too few for it
+    "lived": 0.0,  # the replay's rewards are not this world's
     "quiet": True,
     "entropy": 0.01,
 }

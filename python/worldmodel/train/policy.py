@@ -31,6 +31,8 @@ from .lived import Lived
 from .loop import Budget, Diverged, Run
 from .rare import RareSteps
 
+MOST_SIBLINGS = 8
+"""Actions up to which siblings try every one."""
 LIVED_EVERY = 10
 """Rounds between refreshments of the returns of real episodes."""
 
@@ -48,6 +50,11 @@ class TrainPolicy:
     horizon: int = 5
     """Steps imagined from each start: few, as starts lie everywhere and the critic carries value between
     them.
+    """
+    siblings: int = 4
+    """Lanes that share a start and the world's random numbers, but not their first action (each takes another one
+    where the actions are so few): their returns are compared with each other, not with the critic's value of the
+    start.  1: none.
     """
     rare_starts: float = 0.25
     """Share of the starts that lie 1 to 6 steps before a rare event of the replay."""
@@ -75,6 +82,8 @@ class TrainPolicy:
     """What advantages are divided by: their own spread, or the running range of the returns."""
     lived: float = 0.5
     """Weight of the critic's loss on real episodes (lived.py); 0: none."""
+    lived_lam: float = 0.7
+    """Lambda of their returns: each is a single, noisy draw, seen many times, so less of it counts."""
     slow: float = 0.98
     """Decay of the slow critic: a moving average of the weights, towards whose values the critic is also pulled
     (Hafner et al. 2023); 0: none.
@@ -115,10 +124,15 @@ class Imagined:
 class Imagination:
     """Imagined episodes of a policy from the real frames of a replay."""
 
-    def __init__(self, world: World, replay: Replay, lanes: int, seed: int, rare_starts: float = 0.0):
-        self.world, self.replay, self.lanes = world, replay, lanes
+    def __init__(
+        self, world: World, replay: Replay, lanes: int, seed: int, rare_starts: float = 0.0, siblings: int = 1
+    ):
+        if not 1 <= siblings <= lanes or lanes % siblings:
+            raise ValueError(f"siblings: wanted a divisor of lanes ({lanes}), got {siblings}")
+        self.world, self.replay, self.lanes, self.siblings = world, replay, lanes, siblings
         self.rare = RareSteps(replay, world.context)
-        self.rare_count = int(round(rare_starts * lanes)) if len(self.rare) else 0
+        self.starts = lanes // siblings
+        self.rare_count = int(round(rare_starts * self.starts)) if len(self.rare) else 0
         self.sampler: Sampler = world.sampler(lanes)
         self.rng = np.random.default_rng(seed)
         self.stream = streams(
@@ -128,14 +142,14 @@ class Imagination:
     def begin(self) -> tuple[np.ndarray, np.ndarray]:
         """Start every lane from real frames; returns the frames (N,context,H,W,C) and the features of the
         last action (N,F)."""
-        n, common = self.world.context, self.lanes - self.rare_count
+        n, common = self.world.context, self.starts - self.rare_count
         parts = [self._windows(self.replay.sample(self.rng, 2 * common + 8, n), common)] if common else []
         if self.rare_count:
             parts.append(
                 self._windows(self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, 6)), self.rare_count)
             )
-        frames, led = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
-        self.sampler.reset(frames, led, self.rng.integers(0, 2**63, self.lanes, np.uint64))
+        frames, led = (np.concatenate([part[k] for part in parts]).repeat(self.siblings, 0) for k in (0, 1))
+        self.sampler.reset(frames, led, self.rng.integers(0, 2**63, self.starts, np.uint64).repeat(self.siblings))
         return frames, led[:, -1]
 
     def _windows(self, batch: Batch, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,6 +161,10 @@ class Imagination:
         led = np.zeros_like(features)
         led[:, 1:] = features[:, :-1]
         return batch.frames[rows], led[rows]
+
+    def every_action(self, policy: Policy) -> bool:
+        """Whether siblings begin with one action each: then there are as many of them as choices of the only slot."""
+        return self.siblings > 1 and policy.actor.choices == [self.siblings]
 
     def play(self, policy: Policy, horizon: int) -> Imagined:
         frames, last = self.begin()
@@ -161,6 +179,8 @@ class Imagination:
             seen["values"].append(values)
             if t == horizon:
                 break
+            if t == 0 and self.every_action(policy):
+                picks[:, 0] = np.arange(self.lanes) % self.siblings
             for k, v in (("frames", past), ("last", last), ("picks", picks), ("numbers", numbers)):
                 seen[k].append(v)
             last = self.world.table.features(policy.actor.codes(picks, numbers))
@@ -199,6 +219,10 @@ class PolicyLearner:
 
     def __init__(self, world: World, policy: Policy, s: TrainPolicy):
         self.world, self.policy, self.s = world, policy, s
+        choices = policy.actor.choices
+        few = choices is not None and len(choices) == 1 and 1 < choices[0] <= MOST_SIBLINGS
+        self.siblings = choices[0] if s.siblings > 1 and few else s.siblings
+        self.lanes = max(1, s.lanes // self.siblings) * self.siblings
         self.range = 0.0
         self.rounds = 0
         self.optimiser = AdamW(policy, lr=s.lr, eps=1e-5, clip=s.clip, ema=s.slow)
@@ -222,15 +246,14 @@ class PolicyLearner:
         self.folder.rewind(self.rounds)
         if self.rounds == 0:
             self.borrow()
-        imagination = Imagination(
-            self.world, replay, self.s.lanes, self.s.seed + 7919 * self.rounds, self.s.rare_starts
-        )
+        s, seed = self.s, self.s.seed + 7919 * self.rounds
+        imagination = Imagination(self.world, replay, self.lanes, seed, s.rare_starts, self.siblings)
         budget = Budget(steps, minutes, "policy", quiet=self.s.quiet)
         rows: list[dict[str, float]] = []
         lived = Lived(replay, self.policy._frames) if self.s.lived else None
         for i, _ in enumerate(budget):
             if lived and i % LIVED_EVERY == 0:
-                lived.refresh(self.policy, self.s.gamma, self.s.lam, self.s.reward_scale)
+                lived.refresh(self.policy, s.gamma, s.lived_lam, s.reward_scale)
             numbers = self.round(imagination, lived)
             self.folder.log(self.rounds, **numbers)
             budget.note(**{k: numbers[k] for k in ("imagined_return", "ended", "entropy")})
@@ -267,20 +290,30 @@ class PolicyLearner:
         slow = self.slow_values(played) if s.slow else None
         advantages = returns - played.values[:-1]
         alive = np.cumprod(np.concatenate([np.ones((1, rewards.shape[1]), np.float32), played.continues[:-1]]), 0)
+        if self.siblings > 1:
+            chance = self.chances(played) if imagination.every_action(self.policy) else None
+            advantages[0] = among_siblings(returns[0], self.siblings, chance)
+            alive[0] = 1 if chance is None else self.siblings * chance
         scaled = normalised(advantages, alive) if s.normalise == "advantage" else advantages / self.range
         numbers = self.update(played, returns, scaled, alive.astype(np.float32), slow, lived)
+        alive[1:] *= alive[0]  # as likely as the first action made it
         self.rounds += 1
         return {
             "imagined_return": float((rewards * alive).sum(0).mean() / s.reward_scale),
-            "ended": float(1 - (alive[-1] * played.continues[-1]).mean()),
+            "ended": float(1 - (alive[0] * played.continues.prod(0)).mean()),
             "range": self.range,
             **numbers,
         }
 
+    def chances(self, played: Imagined) -> np.ndarray:
+        """Probabilities of the first actions, (N,)."""
+        first = {"frames": played.frames[0], "last": played.last[0], "picks": played.picks[0]}
+        return np.exp(_log_probs(self.policy, first, None, self.s.minibatch))
+
     def slow_values(self, played: Imagined) -> np.ndarray:
         """The slow critic's values of the states that were played, (H,N)."""
-        acting, H = self.policy.acting(self.s.lanes), len(played.frames)
-        stream = np.zeros((self.s.lanes, 4), np.int32)
+        acting, H = self.policy.acting(self.lanes), len(played.frames)
+        stream = np.zeros((self.lanes, 4), np.int32)
         with self.optimiser.averaged():
             return np.stack([acting.act(played.frames[t], played.last[t], stream)[2] for t in range(H)])
 
@@ -356,6 +389,16 @@ class PolicyLearner:
             loss = critic * (s.value * s.lived)
         tape.backward(loss)
         return critic.item()
+
+
+def among_siblings(returns: np.ndarray, siblings: int, chance: np.ndarray | None) -> np.ndarray:
+    """Advantages of first actions, (N,), lanes of one start side by side: G - mean of their start's G, under the
+    probabilities of the actions where every one was tried, else over the other siblings (Kool et al. 2019)."""
+    g = returns.reshape(-1, siblings)
+    if chance is None:
+        return (siblings / (siblings - 1) * (g - g.mean(1, keepdims=True))).reshape(-1)
+    p = chance.reshape(-1, siblings)
+    return (g - (p * g).sum(1, keepdims=True) / p.sum(1, keepdims=True)).reshape(-1)
 
 
 def normalised(advantages: np.ndarray, weight: np.ndarray) -> np.ndarray:

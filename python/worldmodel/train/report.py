@@ -278,6 +278,17 @@ def _markdown(folder: Path, about: dict[str, Any]) -> str:
         f"self-fed against teacher-forced: {about.get('self_fed_gap_db')} dB.",
         "",
     ]
+    if other := about.get("counterfactual"):
+        lines += [
+            f"Futures of other actions from {other['states']} states, each action held (the real environment put back "
+            "and asked), 1, 2, ... steps ahead:",
+            "",
+            f"- PSNR against the true future of the same action {other['psnr']}, of another action "
+            f"{other['other_action']}, copy of the last frame {other['copy_last']}",
+            f"- nearer to its own future than to any other action's: {other['told_apart']} of "
+            f"{len(other['actions'])} (chance {1 / len(other['actions']):.2f})",
+            "",
+        ]
     lines += [f"![{text}]({name})" for name, text in PICTURES.items() if (folder / name).exists()]
     lines += [
         "",
