@@ -8,21 +8,25 @@ import torch.nn.functional as F
 class Weights:
     """A state dict read by paths: w["conv_in"] is (weight, bias)."""
 
-    def __init__(self, state, prefix=""):
+    def __init__(self, state, prefix="", paths=None):
         self.state, self.prefix = state, prefix
+        self.paths = paths or {".".join(k.split(".")[:n]) for k in state for n in range(1, k.count(".") + 1)}
 
     def __truediv__(self, name):
-        return Weights(self.state, f"{self.prefix}{name}.")
+        return Weights(self.state, f"{self.prefix}{name}.", self.paths)
 
     def __getitem__(self, name):
         return self.state[self.prefix + name]
 
     def has(self, name):
-        return any(k.startswith(f"{self.prefix}{name}.") for k in self.state)
+        return f"{self.prefix}{name}" in self.paths
 
     def count(self):
         """How many children 0, 1, ... there are."""
-        return len({k[len(self.prefix) :].split(".")[0] for k in self.state if k.startswith(self.prefix)})
+        n = 0
+        while self.has(n):
+            n += 1
+        return n
 
     def linear(self, x):
         return F.linear(x, self["weight"], self.state.get(self.prefix + "bias"))

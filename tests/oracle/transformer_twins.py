@@ -36,10 +36,7 @@ def patches(w, name, x):
 
 def attend(q, k, v, causal=False):
     """(..., heads, N, D)."""
-    s = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    if causal:
-        s = s.masked_fill(torch.ones(s.shape[-2:]).triu(1).bool(), -torch.inf)
-    return s.softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 def heads_of(x, heads):

@@ -52,6 +52,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """atari: as published, 4.4M parameters for the denoiser; S and T: for fewer minutes."""
 
+TOGETHER = 4
+"""Environments that a plan steps at once: of one size of frames with the caches, and a fifth faster than 32."""
+
 SALT_SIGMA, SALT_NOISE, SALT_FIRST, SALT_END, SALT_CHURN = 201, 202, 211, 212, 220
 
 
@@ -152,7 +155,7 @@ def frames_of(frames: Tensor) -> Tensor:
 
 
 class DiamondSampler(Sampler):
-    """n environments: the last frames and actions, and the reward model's LSTM; a step is one plan.
+    """n environments: the last frames and actions, and the reward model's LSTM; a step is a plan for every few of them.
 
     steps and solver's other fields may be given; drawn: rewards are drawn from their distribution, as in the original,
     instead of their expectation.
@@ -169,11 +172,14 @@ class DiamondSampler(Sampler):
         self.state["actions"] = Tensor(np.zeros((n, model.context, self.action_features), np.float32), copy=True)
         for name in ("h", "c"):
             self.state[name] = Tensor(np.zeros((n, model.feature_size), np.float32), copy=True)
-        self._plan = self._record()
+        whole, rest = divmod(n, TOGETHER)
+        self._plans = {size: self._record(size) for size in (TOGETHER if whole else 0, rest) if size}
 
-    def _record(self) -> Plan:
-        m, n, s = self.model, self.n, self.state
+    def _record(self, n: int) -> tuple[dict[str, Tensor], Plan]:
+        """The plan of n environments, and the tensors that it reads."""
+        m = self.model
         H, W, C = m._shape
+        s = {k: Tensor(np.zeros((n, *t.shape[1:]), t.numpy().dtype), copy=True) for k, t in self.state.items()}
         with Tape(grad=False) as tape:
             ops.stream_advance(s["stream"])
             noise = ops.normal(s["stream"], salt=SALT_FIRST, shape=(n, H, W, C))
@@ -191,7 +197,7 @@ class DiamondSampler(Sampler):
                 classes = ops.cast(ops.categorical(reward, s["stream"], salt=SALT_END + 1), "float32")
                 rewards = ops.scale_shift(classes, 1.0, -1.0)
             ended = ops.bernoulli(termination, s["stream"], salt=SALT_END)
-        return tape.plan(frames, rewards, termination, ended, h, c)
+        return s, tape.plan(frames, rewards, termination, ended, h, c)
 
     def begin(self, rows: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
         n = self.model.context
@@ -207,12 +213,19 @@ class DiamondSampler(Sampler):
             self.state[name][rows] = values
 
     def advance(self, actions: np.ndarray) -> Step:
-        past, history = self.state["actions"].numpy(), self.state["frames"].numpy()
-        past[:, :-1] = past[:, 1:]
-        past[:, -1] = actions
-        out = (np.array(t.numpy()) for t in self._plan.run())
-        frames, rewards, termination, ended, h, c = out
-        history[:, :-1] = history[:, 1:]
-        history[:, -1] = frames
-        self.state["h"][:], self.state["c"][:] = h, c
+        past = np.array(self.state["actions"].numpy())
+        past[:, :-1], past[:, -1] = past[:, 1:].copy(), actions
+        self.state["actions"][:] = past
+        state = {name: t.numpy() for name, t in self.state.items()}
+        parts: list[list[np.ndarray]] = []
+        for first in range(0, self.n, TOGETHER):
+            rows = slice(first, min(first + TOGETHER, self.n))
+            inputs, plan = self._plans[rows.stop - rows.start]
+            for name, t in inputs.items():
+                t.copy_(state[name][rows])
+            parts.append([np.array(t.numpy()) for t in (*plan.run(), inputs["stream"])])
+        frames, rewards, termination, ended, h, c, stream = (np.concatenate(p) for p in zip(*parts, strict=True))
+        history = np.concatenate([state["frames"][:, 1:], frames[:, None]], 1)
+        for name, values in (("frames", history), ("h", h), ("c", c), ("stream", stream)):
+            self.state[name][:] = values
         return Step(frames, rewards, ended > 0.5, termination, h)
