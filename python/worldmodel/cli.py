@@ -272,9 +272,15 @@ class Convert:
     """Folder of a replay from which the world takes start frames and the environment it stands for."""
     policy: str | None = None
     """With torch-keys: the policy's file, written beside the world's weights."""
+    vae: str | None = None
+    """Open-Oasis: the file of its autoencoder."""
+    storage: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Open-Oasis: how its weights are kept; bfloat16 halves them, int8 also computes in whole numbers."""
 
     def run(self) -> None:
         from .world import World
+
+        parts = {"vae": self.vae, "storage": self.storage} if self.vae else {}
 
         if self.to == "policy":
             made = _policy(self.source)
@@ -283,7 +289,7 @@ class Convert:
             made = World.load(self.source)
             made.save(self.out, format="torch-keys", policy=_policy(self.policy) if self.policy else None)
         else:
-            made = World.load(self.source)
+            made = World.load(self.source, **parts)
             if self.replay:
                 from .data import Replay
 
