@@ -217,12 +217,13 @@ class World(nn.Module):
         """Write weights, spaces, start frames and settings to one safetensors file, atomically.
 
         format "torch-keys": the weights alone (and a policy's) under the names and in the layouts of the project
-        whose family this world is, for that project to load.  Raises ValueError for a world without one.
+        whose family this world is, for that project to load (Open-Oasis: its autoencoder in `name.vae.safetensors`
+        beside it).  Raises ValueError for a world without one.
         """
         if format == "torch-keys":
-            from .pretrained.families import names_of
+            from .pretrained.families import save_names
 
-            return write_tensors(path, names_of(self, policy), {})
+            return save_names(self, policy, path)
         if format != "worldmodel" or policy is not None:
             raise ValueError(f"World.save: format must be 'worldmodel' or 'torch-keys' (with a policy), got {format!r}")
         tensors = self.state_dict()

@@ -63,6 +63,17 @@ def test_reuse_changes_nothing_while_the_window_fills_and_slides(context):
         assert np.abs(a.frames.astype(int) - b.frames).max() <= 1
 
 
+def test_schedules_and_ancestral_steps_differ_and_repeat():
+    frames = []
+    for options in ({}, {"schedule": "cosine"}, {"eta": 1.0}, {"eta": 1.0}):
+        sampler = oasis(**options).sampler(1, steps=3)
+        sampler.reset(pictures(1), seeds=[3])
+        frames.append(sampler.step(np.zeros((1, 48), np.float32)).frames)
+    assert not any(np.array_equal(frames[0], f) for f in frames[1:]) and np.array_equal(frames[2], frames[3])
+    with pytest.raises(ValueError, match="eta of 0 to 1"):
+        oasis(eta=2.0)
+
+
 def test_policies_for_the_frames_before_differ():
     frames = []
     for context in ("labelled", "scaled", "noised"):

@@ -61,6 +61,8 @@ def test_schedules_are_theirs():
     assert np.allclose(alpha_bars(), twin.sigmoid_bars(torch.float64).numpy(), rtol=1e-9)
     golden = {9: 0.996923, 14: 0.995321, 99: 0.960507, 499: 0.5, 799: 0.10432, 998: 0.0003}
     assert all(abs(alpha_bars()[i] - v) < 1e-4 for i, v in golden.items()) and 0 < alpha_bars()[999] < 1e-6
+    golden = {0: 0.99995872, 9: 0.99936872, 14: 0.99887116, 99: 0.97209274, 499: 0.49384359, 799: 0.09404561}
+    assert all(abs(alpha_bars("cosine")[i] - v) < 1e-7 for i, v in golden.items())
 
 
 @pytest.mark.parametrize("held", [1, 3, 4])
@@ -149,6 +151,15 @@ def test_oasis_files_become_a_world(tmp_path, storage):
         assert all(np.array_equal(mine[k], v.float().numpy()) for k, v in parts.items() if k in mine)
         assert w.dynamics._given == "labelled" and w.config.frame_shape == (72, 128, 3)
     assert type(pretrained.load(tmp_path / "vae.pt")).__name__ == "OasisVAE"
+    back.save(tmp_path / "out.safetensors", format="torch-keys")
+    from safetensors.torch import load_file
+
+    out = load_file(tmp_path / "out.safetensors")
+    once = {f"{axis}_rotary_emb.freqs" for axis in ("temporal", "spatial")}
+    assert set(out) == {k for k in parts if "rotary" not in k} | once
+    assert all(torch.equal(out[k], v.float()) for k, v in parts.items() if k in out)
+    again = World.load(tmp_path / "out.safetensors", vae=tmp_path / "out.vae.safetensors")
+    assert again.config.frame_shape == (72, 128, 3)
     with pytest.raises(ValueError, match="rotary frequencies"):
         torch.save({**parts, "temporal_rotary_emb.freqs": time * 2}, tmp_path / "bent.pt")
         World.load(tmp_path / "bent.pt", vae=tmp_path / "vae.pt")

@@ -100,6 +100,11 @@ def state_of(world: World, policy: Policy | RecurrentPolicy | None = None) -> di
     return out
 
 
+def states_of(world: World, policy: Any = None) -> dict[str, dict[str, Any]]:
+    """One file, ""."""
+    return {"": state_of(world, policy)}
+
+
 def _pixels(channels: int) -> Layout:
     return Layout(lambda a: pixels_last(a, channels), lambda a: channels_first(a, channels), lambda s: s)
 
@@ -154,4 +159,4 @@ def _discrete(n: int) -> dict[str, Any]:
     return space_to_json(Discrete(n))
 
 
-__all__ = ["NAME", "matches", "policy_of", "state_of", "world_of"]
+__all__ = ["NAME", "matches", "policy_of", "state_of", "states_of", "world_of"]

@@ -11,9 +11,11 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..checkpoint import write_tensors
 from . import diamond, dinov2, imagenet_dit, oasis, oasis_vae, read
 from .stored import State
 
@@ -48,11 +50,15 @@ def load_model(path: str | os.PathLike[str], **options: Any) -> Any:
     return _made(path, "model_of", "model", **options)
 
 
-def names_of(world: Any, policy: Any = None) -> dict[str, Any]:
-    """A world's tensors, and a policy's, under the names of its family.  Raises ValueError if it has none."""
+def save_names(world: Any, policy: Any, path: str | os.PathLike[str]) -> None:
+    """Write a world's tensors, and a policy's, under the names of its family: one file, or several with a word put
+    before the ending.  Raises ValueError if it has none."""
     for family in FAMILIES:
         if world.config.backbone == getattr(family, "BACKBONE", None):
-            return family.state_of(world, policy)
+            for word, tensors in family.states_of(world, policy).items():
+                beside = Path(path)
+                write_tensors(beside.with_suffix(f".{word}{beside.suffix}") if word else beside, tensors)
+            return
     known = ", ".join(repr(f.BACKBONE) for f in FAMILIES if hasattr(f, "BACKBONE"))
     raise ValueError(f"torch-keys: no project's names for backbone {world.config.backbone!r}; there are for {known}")
 

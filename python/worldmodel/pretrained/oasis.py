@@ -16,10 +16,11 @@ from ..models.oasis import OasisDiT, OasisVAE, action_space
 from ..models.oasis.dit import FREQUENCY
 from ..spaces import space_to_json
 from ..world import World, WorldConfig
-from .keys import SAME, Key, Layout, count, fill, lengths, numbers, patches
+from .keys import SAME, Key, Layout, count, emptied, fill, lengths, numbers, patches
 from .stored import State
 
 NAME = "Open-Oasis' transformer"
+BACKBONE = "oasis"
 SIGN, VAE_SIGN = "blocks.0.s_attn.to_qkv.weight", "quant_conv.weight"
 HEAD, FPS = 64, 20.0
 
@@ -67,6 +68,25 @@ def model_of(state: State) -> OasisDiT:
     return model
 
 
+def states_of(world: World, policy: Any = None) -> dict[str, dict[str, Any]]:
+    """The world's tensors under Open-Oasis' names: the transformer's file, "", and the autoencoder's, "vae"."""
+    if policy is not None:
+        raise ValueError("torch-keys: Open-Oasis has no policy")
+    d: Any = world.dynamics
+    time, space = _frequencies(d.dit._head)
+    rotary = {"temporal_rotary_emb.freqs": time, "spatial_rotary_emb.freqs": space}
+    dit = emptied(dict(d.dit.named_tensors()), dit_keys(d.dit))
+    return {
+        "": dit | {k: v.astype(np.float32) for k, v in rotary.items()},
+        "vae": emptied(dict(d.vae.named_tensors()), vae_keys(d.vae)),
+    }
+
+
+def _frequencies(head: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of the rotary positions of time and of space."""
+    return 10000.0 ** -(np.arange(head // 2) / (head // 2)), np.pi * np.linspace(1, FREQUENCY / 2, head // 4)
+
+
 def dit_settings(state: State) -> dict[str, Any]:
     """Its sizes, from the shapes; the latents' grid and the window, which no shape says, are as published."""
     width, C, patch, _ = lengths(state, "x_embedder.proj.weight", 4)
@@ -95,8 +115,7 @@ def vae_settings(state: State, latent: tuple[int, int, int]) -> dict[str, Any]:
 
 def fill_dit(model: OasisDiT, state: State) -> None:
     """Raises ValueError listing what does not fit; then nothing has been changed."""
-    head = model._head
-    time, space = 10000.0 ** -(np.arange(head // 2) / (head // 2)), np.pi * np.linspace(1, FREQUENCY / 2, head // 4)
+    time, space = _frequencies(model._head)
     for name in (spare := frozenset(n for n in state if n.endswith("rotary_emb.freqs"))):
         wanted = space if ".s_attn." in name or name.startswith("spatial") else time
         got = state[name].numpy().astype(np.float64)

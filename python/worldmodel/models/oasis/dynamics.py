@@ -2,7 +2,7 @@
 
     world = wm.World.load("oasis500m.safetensors", vae="vit-l-20.safetensors", storage="bfloat16")
 
-A frame: noise, `steps` steps of DDIM (eta 0, v-prediction, sigmoid schedule) with the frames before labelled as level
+A frame: noise, `steps` steps of DDIM (v-prediction, sigmoid schedule, eta 0) with the frames before labelled as level
 14 of 1000.  The window holds the last 32 frames.  What the frames before leave for the new one (Past) is the same in
 every step, so it is computed once a frame; and while no frame has left the window, once for ever: both exactly.
 """
@@ -25,16 +25,21 @@ from .vae import OasisVAE
 LEVELS, STABLE, LARGEST, SCALE = 1000, 14, 20.0, 0.07843137255
 """Levels of noise; the label of frames before; bounds of the first noise; latents are the VAE's times this."""
 
-SALT_NOISE, SALT_CONTEXT, SALT_LEVELS, SALT_TRAIN = 301, 302, 303, 304
+SALT_NOISE, SALT_CONTEXT, SALT_LEVELS, SALT_TRAIN, SALT_STEPS = 301, 302, 303, 304, 310
 
 Context = Literal["labelled", "scaled", "noised"]
+Schedule = Literal["sigmoid", "cosine"]
 
 
-def alpha_bars() -> np.ndarray:
-    """alpha_bar of the 1000 levels, float64: sigmoid schedule from -3 to 3 (arXiv 2212.11972), betas at most 0.999."""
+def alpha_bars(schedule: Schedule = "sigmoid") -> np.ndarray:
+    """alpha_bar of the 1000 levels, float64, betas at most 0.999: the sigmoid schedule from -3 to 3 (arXiv 2212.11972)
+    or the cosine one with s = 0.008 (arXiv 2102.09672)."""
     t = np.linspace(0, 1, LEVELS + 1)
     low, high = (1 / (1 + np.exp(-x)) for x in (-3.0, 3.0))
-    bar = (high - 1 / (1 + np.exp(3 - 6 * t))) / (high - low)
+    if schedule == "sigmoid":
+        bar = (high - 1 / (1 + np.exp(3 - 6 * t))) / (high - low)
+    else:
+        bar = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
     bar /= bar[0]
     return np.cumprod(1 - np.clip(1 - bar[1:] / bar[:-1], 0, 0.999))
 
@@ -47,7 +52,8 @@ def levels_of(steps: int) -> list[int]:
 class Oasis(Dynamics):
     """dit, vae: settings of OasisDiT and OasisVAE.  steps: of DDIM.  storage: float32, bfloat16 (half the memory) or
     int8 (products in whole numbers too); only float32 learns.  context: how the frames before are given: labelled (as
-    Open-Oasis does), scaled by sqrt(alpha_bar) too (as Diffusion Forcing does), or really noised to that level."""
+    Open-Oasis does), scaled by sqrt(alpha_bar) too (as Diffusion Forcing does), or really noised to that level.
+    schedule: of the levels.  eta: 0 DDIM, 1 DDPM."""
 
     lr = 1e-4
 
@@ -59,6 +65,8 @@ class Oasis(Dynamics):
         steps: int = 10,
         storage: str = "float32",
         context: Context = "labelled",
+        schedule: Schedule = "sigmoid",
+        eta: float = 0.0,
         dit: dict[str, Any] | None = None,
         vae: dict[str, Any] | None = None,
     ):
@@ -71,6 +79,8 @@ class Oasis(Dynamics):
                 "Oasis: wanted storage float32, bfloat16 or int8, context labelled, scaled or noised and steps >= 1, "
                 f"got {storage!r}, {context!r} and {steps}"
             )
+        if schedule not in ("sigmoid", "cosine") or not 0 <= eta <= 1:
+            raise ValueError(f"Oasis: wanted schedule sigmoid or cosine and eta of 0 to 1, got {schedule!r} and {eta}")
         table = SlotTable.of(action_space())
         if action_features != table.feature_size:
             raise ValueError(f"Oasis: actions have {table.feature_size} features, got {action_features}")
@@ -88,7 +98,7 @@ class Oasis(Dynamics):
                     module._int8 = frozenset({"weight"})
         self.context, self.window, self.feature_size = 1, self.dit.window, 1
         self._shape, self._steps, self._given = tuple(frame_shape), steps, context
-        self._bars = alpha_bars()
+        self._bars, self._eta = alpha_bars(schedule), eta
 
     def vectors(self, features: np.ndarray) -> np.ndarray:
         """Features of actions (...,F) -> their 25 numbers (...,25)."""
@@ -203,12 +213,13 @@ class OasisSampler(Sampler):
     def denoised(self, row: int, x: Tensor, latents: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """From noise (1,1,h,w,C) to the latents (h,w,C) of the frame after latents (T,h,w,C), by actions (T+1,25)."""
         levels, bars = levels_of(self.steps), self.model._bars
+        stream = Tensor(self.state["stream"].numpy()[row : row + 1].copy()) if self.model._eta else None
         past = self.seen(row, latents, actions[:-1]) if self.reuse else None
         for k in reversed(range(1, self.steps + 1)):
             v = self.said(x, levels[k], latents, actions, past)
             now = Tensor(np.float32([[bars[levels[k]]]]))
             then = Tensor(np.float32([[1.0 if k == 1 else bars[max(levels[k - 1], 0)]]]))
-            x = ops.ddim_step(x, v, now, then, target="v")
+            x = ops.ddim_step(x, v, now, then, stream, target="v", eta=self.model._eta, salt=SALT_STEPS + k)
         return np.array(x.numpy()[0, 0])
 
     def said(self, x: Tensor, level: int, latents: np.ndarray, actions: np.ndarray, past: Past | None) -> Tensor:
