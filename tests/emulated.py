@@ -92,6 +92,51 @@ def emulator() -> ctypes.CDLL:
     return lib
 
 
+def _older(made: Path, *sources: Path) -> bool:
+    return not made.exists() or made.stat().st_mtime < max(s.stat().st_mtime for s in sources)
+
+
+@cache
+def ptx(arch: int, defines: tuple[str, ...] = ()) -> list[Path]:
+    """What nvcc emits for compute capability arch, a file of PTX for each .cu."""
+    folder = ROOT / "build" / "emulated" / "-".join([f"ptx{arch}", *defines])
+    folder.mkdir(parents=True, exist_ok=True)
+    headers = [*SOURCES.glob("*.cuh"), *(ROOT / "csrc/kernels").glob("*.[dh]*")]
+    files = {s: folder / f"{s.stem}.ptx" for s in sorted(SOURCES.glob("*.cu")) if s.stem != "library"}
+    options = ["-O3", "-std=c++17", "-ptx", f"-arch=compute_{arch}", *(f"-D{d}" for d in defines)]
+    jobs = [["nvcc", *options, str(s), "-o", str(f)] for s, f in files.items() if _older(f, s, *headers)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda job: subprocess.run(job, check=True, capture_output=True), jobs))
+    return list(files.values())
+
+
+@cache
+def interpreter() -> ctypes.CDLL:
+    """The interpreter of PTX (tests/cuda/ptx); `interpret` hands it the launches."""
+    source, made = ROOT / "tests/cuda/ptx/ptx.cpp", ROOT / "build/emulated/libptx.so"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    if _older(made, source):
+        flags = ["-O2", "-std=c++17", "-shared", "-fPIC", str(source), "-o", str(made)]
+        subprocess.run([*os.environ.get("CXX", "g++").split(), *flags], check=True)
+    lib = ctypes.CDLL(str(made))
+    for name in ("ptx_error", "ptx_ran", "ptx_kernels"):
+        getattr(lib, name).restype = ctypes.c_char_p
+    return lib
+
+
+def interpret(files: list[Path] | None) -> None:
+    """From now on launches run the PTX in these files; None: the compiled sources again."""
+    lib, device = interpreter(), emulator()
+    device.emulator_interpret(None)
+    lib.ptx_forget()
+    for f in files or []:
+        if lib.ptx_load(f.read_bytes()):
+            raise AssertionError(f"{f.name}: {lib.ptx_error().decode()}")
+    if files:
+        lib.ptx_blocks(ctypes.cast(device.emulator_blocks, ctypes.c_void_p))
+        device.emulator_interpret(ctypes.cast(lib.ptx_run, ctypes.c_void_p))
+
+
 @cache
 def possible() -> tuple[bool, str]:
     """Can the emulated library be built here?  (False, why not)."""

@@ -278,7 +278,7 @@ static void pad_forward(wm_node *n) {
     const wm_tensor *out = n->out[0];
     const float number = (float)n->attr[3].f;
     uint64_t value = 0;
-    n->k->cast_forward(&value, &number, out->dtype, WM_KIND_F32, 1);
+    wm_k->cast_forward(&value, &number, out->dtype, WM_KIND_F32, 1);      /* here, whatever the device */
     n->k->rows_fill(out->raw, p.length, &value, item(out), p.before, p.rows);
     n->k->rows_fill(bytes_at(out, p.before + p.width), p.length, &value, item(out), p.after, p.rows);
     n->k->rows_copy(bytes_at(out, p.before), p.length, n->in[0]->raw, p.width, item(out), p.width, p.rows);

@@ -9,6 +9,7 @@ import pytest
 from worldmodel import Tape, Tensor, _core
 
 CALLS = json.loads(Path(__file__).with_name("calls.json").read_text())
+cuda_too = True  # conftest: on emulated CUDA as well
 IN_PLACE = {"cache_write", "stream_advance"}
 """These write into their input, so a second run begins elsewhere."""
 
