@@ -1,9 +1,9 @@
 """versus: whole env.steps of imagined environments, their batches, forks and endurance, against PyTorch."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import measure
 import numpy as np
 from closed_loop import Loop
 from works.step import FEATURES, SHAPE, awake, peers_of
@@ -119,9 +119,9 @@ def python_share(step, env) -> float:
 def seconds(call, count: int) -> float:
     times = []
     for _ in range(count):
-        began = time.perf_counter()
+        began = measure.clock()
         call()
-        times.append(time.perf_counter() - began)
+        times.append(measure.clock() - began)
     return float(np.median(times))
 
 
@@ -151,9 +151,9 @@ def endless(quick: bool) -> Iterator[dict]:
     for i in range(total):
         if i % (total // 50) == 0 or i == 100:
             memory.append((i, resident()))
-        began = time.perf_counter()
+        began = measure.clock()
         step()
-        times[i] = time.perf_counter() - began
+        times[i] = measure.clock() - began
     part = total // 50
     curve = [float(np.median(times[i : i + part])) * 1e3 for i in range(0, total, part)]
     early = float(np.median(times[100 : 100 + part])) * 1e3

@@ -83,7 +83,24 @@ static inline vec vec_exp(vec x) {
     return p * (vec)((k1 + 127) << 23) * (vec)((k2 + 127) << 23);
 }
 
-static inline vec vec_sigmoid(vec x) { return 1.0f / (1.0f + vec_exp(-x)); }
+/* 1 / (1 + e^-x), with the n, r and polynomial of vec_exp.  Beyond e^+-88 nothing is left to see, so one factor 2^n is
+   enough: its bits are those of n + magic, shifted to the exponent; at n = 128 they are infinity, and the result 0. */
+static inline vec vec_sigmoid(vec x) {
+    const vec top = vec_set(89.0f), bottom = vec_set(-87.0f), magic = vec_set(12582912.0f);
+    vec c = vec_select(-x > top, top, vec_select(-x < bottom, bottom, -x));
+    vec shifted = c * 1.44269504088896341f + magic, n = shifted - magic;
+    vec r = c - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    vec p = vec_set(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    typedef uint32_t bits __attribute__((vector_size(4 * WM_LANES)));
+    return 1.0f / (1.0f + p * (vec)(((bits)shifted << 23) + 0x3f800000u));
+}
 
 /* tanh: an odd polynomial (fitted, error 5e-9) up to 1; beyond, 1 - 2/(e^2x + 1), which would cancel near 0. */
 static inline vec vec_tanh(vec x) {
