@@ -45,11 +45,11 @@ class TrainPolicy:
     """Rounds of imagining and learning; or say minutes."""
     minutes: float | None = None
     """Time."""
-    lanes: int = 128
+    lanes: int = 256
     """Imagined environments side by side."""
-    horizon: int = 5
-    """Steps imagined from each start: few, as starts lie everywhere and the critic carries value between
-    them.
+    horizon: int = 3
+    """Steps imagined from each start: few, as starts lie everywhere and the critic, which knows whole real episodes,
+    carries value between them.
     """
     siblings: int = 4
     """Lanes that share a start and the world's random numbers, but not their first action (each takes another one
@@ -58,20 +58,22 @@ class TrainPolicy:
     """
     rare_starts: float = 0.25
     """Share of the starts that lie 1 to 6 steps before a rare event of the replay."""
-    gamma: float = 0.96
+    gamma: float = 0.97
     """Discount of a step."""
     lam: float = 0.95
     """Lambda of the returns."""
-    epochs: int = 8
+    epochs: int = 4
     """Passes over each round's samples: imagined frames cost more than looking at them again."""
     minibatch: int = 64
     """Samples an update."""
-    lr: float = 5e-4
+    lr: float = 3e-4
     """Learning rate."""
     clip_ratio: float = 0.2
     """A probability ratio may move so far from 1."""
-    entropy: float = 0.02
-    """Weight of the entropy bonus."""
+    entropy: float = 0.08
+    """Weight of the entropy bonus.  Where no action is seen to be better the policy must stay random, or it freezes
+    there into a habit that the critic then takes for the state's worth.
+    """
     value: float = 0.5
     """Weight of the critic's loss."""
     clip: float = 0.5
@@ -82,7 +84,7 @@ class TrainPolicy:
     """What advantages are divided by: their own spread, or the running range of the returns."""
     lived: float = 0.5
     """Weight of the critic's loss on real episodes (lived.py); 0: none."""
-    lived_lam: float = 0.7
+    lived_lam: float = 0.9
     """Lambda of their returns: each is a single, noisy draw, seen many times, so less of it counts."""
     slow: float = 0.98
     """Decay of the slow critic: a moving average of the weights, towards whose values the critic is also pulled
