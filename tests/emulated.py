@@ -53,18 +53,29 @@ def _newest(*patterns: Path) -> float:
     return max(f.stat().st_mtime for p in patterns for f in p.parent.glob(p.name))
 
 
+def _texts(source: Path) -> list[str]:
+    """A source and the headers of its folder that it includes."""
+    text = source.read_text()
+    return [text, *(h.read_text() for h in SOURCES.glob("*.cuh") if f'"{h.name}"' in text)]
+
+
 @cache
 def library(kind: str = "plain", defines: tuple[str, ...] = ()) -> Path:
-    """The emulated library, built if its sources are newer; kind: plain, asan or tsan; defines: planted bugs."""
+    """The emulated library, built if its sources are newer; kind: plain, asan or tsan; defines: planted bugs (only
+    the files that speak of them are compiled again)."""
     headers = include()
     folder = ROOT / "build" / "emulated" / "-".join([kind, *defines])
     folder.mkdir(parents=True, exist_ok=True)
     shared = _newest(SOURCES / "*.cuh", ROOT / "csrc/kernels/*.def", ROOT / "csrc/kernels/*.h", EMULATOR / "emulator.h")
     compiler = [*os.environ.get("CXX", "g++").split(), *FLAGS.split(), f"-I{EMULATOR}", "-isystem", str(headers)]
     compiler += [f"-D{d}" for d in defines]
-    jobs = []
+    jobs, objects = [], []
+    if defines:
+        library(kind)
     for source in [*sorted(SOURCES.glob("*.cu")), EMULATOR / "emulator.cpp"]:
-        out = folder / (source.stem + ".o")
+        planted = any(d in text for text in _texts(source) for d in defines)
+        out = (folder if planted or not defines else folder.with_name(kind)) / (source.stem + ".o")
+        objects.append(out)
         flags = SANITIZERS[kind][source.suffix == ".cpp"].split()
         if not out.exists() or out.stat().st_mtime < max(source.stat().st_mtime, shared):
             jobs.append([*compiler, *flags, "-c", str(source), "-o", str(out)])
@@ -73,7 +84,6 @@ def library(kind: str = "plain", defines: tuple[str, ...] = ()) -> Path:
             if run.returncode:
                 raise AssertionError(f"the emulated CUDA library does not compile:\n{run.stderr[:4000]}")
     made = folder / "libemulated.so"
-    objects = sorted(folder.glob("*.o"))
     if jobs or not made.exists():
         link = ["g++", "-shared", *map(str, objects), "-o", str(made), "-ldl", "-Wl,-z,defs"]
         if kind != "plain":
@@ -104,6 +114,8 @@ def ptx(arch: int, defines: tuple[str, ...] = ()) -> list[Path]:
     headers = [*SOURCES.glob("*.cuh"), *(ROOT / "csrc/kernels").glob("*.[dh]*")]
     files = {s: folder / f"{s.stem}.ptx" for s in sorted(SOURCES.glob("*.cu")) if s.stem != "library"}
     options = ["-O3", "-std=c++17", "-ptx", f"-arch=compute_{arch}", *(f"-D{d}" for d in defines)]
+    if defines:  # the other files need no copy with the bug
+        files = {s: f for s, f in files.items() if any(d in text for text in _texts(s) for d in defines)}
     jobs = [["nvcc", *options, str(s), "-o", str(f)] for s, f in files.items() if _older(f, s, *headers)]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(lambda job: subprocess.run(job, check=True, capture_output=True), jobs))

@@ -102,7 +102,11 @@ __global__ void one_hot_kernel(float *out, const int32_t *index, int64_t N, int6
     FOR_EACH(i, n) out[i] = index[i / N] == i % N ? 1.0f : 0.0f;
 }
 static void one_hot_forward(float *out, const int32_t *index, int64_t M, int64_t N) {
+#ifdef WM_PLANT_OVERRUN
+    EACH(one_hot_kernel, M * N, out, index, N, M * N + 1);
+#else
     EACH(one_hot_kernel, M * N, out, index, N, M * N);
+#endif
 }
 
 }  // namespace embed

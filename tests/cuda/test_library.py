@@ -1,0 +1,98 @@
+"""The real library, as nvcc built it: what it needs, what it says where there is no GPU, and what is in its code."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import emulated
+import pytest
+from worldmodel import _core
+
+LIBRARY = Path(_core.__file__).with_name("libworldmodel_cuda.so")
+built = pytest.mark.skipif(not LIBRARY.exists(), reason="no CUDA library was built here: no nvcc, or WM_CUDA=0")
+compiler = pytest.mark.skipif(
+    not emulated.possible()[0] or not shutil.which("nvcc"), reason="there is no nvcc: nothing to look at"
+)
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k != "WORLDMODEL_CUDA_LIBRARY"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+
+def test_importing_opens_no_cuda():
+    done = python("""
+import worldmodel, numpy
+t = worldmodel.Tensor(numpy.zeros(3))
+names = {line.split("/")[-1] for line in open("/proc/self/maps")}
+print(any("cuda" in n or "cublas" in n for n in names))""")
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_without_a_device_there_is_one_clear_error():
+    """On a machine with a GPU the same calls work."""
+    done = python("""
+import worldmodel as wm, numpy as np
+print(wm.devices()["cuda"])
+try:
+    wm.set_device("cuda")
+    print("works", wm.Tensor(np.ones(2, np.float32)).device)
+except RuntimeError as e:
+    print("refused:", e)
+print(wm.Tensor(np.ones(2, np.float32)).device)""")
+    assert done.returncode == 0, done.stderr
+    said, result, after = done.stdout.strip().splitlines()
+    if result.startswith("works"):
+        assert result == "works cuda" and after == "cuda"
+        return
+    assert said.startswith("no: cuda: ") and result.startswith("refused: cuda: ") and after == "cpu"
+    assert re.search("no CUDA device|this build has no CUDA library", said)
+    assert not LIBRARY.exists() or "cudaError" in said or "none found" in said
+
+
+@built
+@pytest.mark.skipif(not shutil.which("readelf"), reason="there is no readelf")
+def test_the_library_needs_the_c_library_only():
+    needed = subprocess.run(["readelf", "-d", str(LIBRARY)], capture_output=True, text=True, check=True).stdout
+    names = re.findall(r"NEEDED.*\[(.*?)\]", needed)
+    assert all(re.match(r"lib(c|m|dl|rt|pthread)\.so|ld-linux", n) for n in names), names
+
+
+@built
+def test_cublas_has_what_is_asked_of_it():
+    """Where the wheel of cuBLAS is installed: every symbol that cublas.cu looks up."""
+    cublas = pytest.importorskip("nvidia.cublas", reason="the wheel of cuBLAS is not installed")
+    import ctypes
+
+    (library,) = Path(next(iter(cublas.__path__))).rglob("libcublas.so.*")
+    symbols = re.findall(r'dlsym\(l, "(\w+)"\)', (emulated.SOURCES / "cublas.cu").read_text())
+    assert len(symbols) == 3 and all(hasattr(ctypes.CDLL(str(library)), s) for s in symbols)
+
+
+@compiler
+def test_tensor_cores_wide_loads_and_soon_copies_are_in_the_code():
+    text = {f.stem: f.read_text() for f in emulated.ptx(80)}
+    for name in ("gemm_mma", "attention_mma"):
+        assert text[name].count("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32") >= 32, name
+        assert "ldmatrix.sync.aligned.m8n8.x4" in text[name] and "cp.async.cg.shared.global" in text[name], name
+    assert "ldmatrix.sync.aligned.m8n8.x4.trans" in text["attention_mma"]
+    for name in ("pointwise", "norm"):
+        assert "ld.global.v4.f32" in text[name] and "st.global.v4.f32" in text[name], name
+    everything = "".join(text.values())
+    assert ".local" not in everything, "a local array, or a call that needs one"
+    assert not re.search(r"\b(atom|red)\.", everything), "an atomic: then sums have no order"
+
+
+@compiler
+def test_registers_and_no_spills(tmp_path):
+    """ptxas for sm_90: room for at least two blocks of the tensor-core kernels on a multiprocessor."""
+    source = emulated.SOURCES / "gemm_mma.cu"
+    flags = ["-O3", "-std=c++17", "-gencode=arch=compute_90,code=sm_90", "-Xptxas", "-v", "-c", str(source)]
+    done = subprocess.run(["nvcc", *flags, "-o", str(tmp_path / "o")], capture_output=True, text=True, check=True)
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", done.stderr)]
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", done.stderr)]
+    assert registers and max(registers) <= 255 and not any(spills), done.stderr
+    assert max(registers) * 128 * 2 <= 65536
