@@ -10,7 +10,7 @@ from gymnasium import spaces
 from worldmodel.data import RandomPolicy, collect
 from worldmodel.train import evaluate
 from worldmodel.train.evaluate import play_episodes
-from worldmodel.train.report import world_report, write_report
+from worldmodel.train.report import state_probe, world_report, write_report
 
 pytest.importorskip("pygame", reason='pip install "worldmodel[classic]" for CartPole')
 RECIPE = {"env_id": "CartPole-v1", "pixels": "render", "frames": (32, 48)}
@@ -109,6 +109,25 @@ def test_returns_are_sums_of_rewards_of_whole_episodes():
     assert play_episodes(RandomPolicy(Scripted.action_space, seed=0), Scripted(), 1, seed=9, longest=4)[1].tolist() == [
         4
     ]
+
+
+def test_the_probe_reads_the_real_state(tmp_path):
+    """Where a square stands is in the picture, so a linear map of the features finds it; a constant is NaN."""
+    rng = np.random.default_rng(0)
+
+    def episode():
+        actions = rng.integers(0, 2, 12)
+        x = np.clip(np.cumsum([rng.integers(2, 11), *(2 * actions - 1)]), 0, 12)
+        frames = np.zeros((13, 16, 16, 3), np.uint8)
+        for t, at in enumerate(x):
+            frames[t, 6:10, at : at + 4] = 250
+        state = np.stack([x, np.ones(13)], 1).astype(np.float32)
+        return {"frames": frames, "actions": [int(a) for a in actions], "terminated": False, "proprio": state}
+
+    replay = wm.Replay.from_arrays(tmp_path / "r", spaces.Discrete(2), (episode() for _ in range(40)))
+    found = state_probe(tiny_run.make_world(replay), replay)
+    assert found["1"][0] > 0.9 and np.isnan(found["1"][1]) and found["4"][0] > 0.5
+    assert state_probe(tiny_run.make_world(replay), tiny_run.make_replay(tmp_path / "none")) is None
 
 
 def test_reports_are_written(tmp_path):

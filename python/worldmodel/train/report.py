@@ -11,7 +11,7 @@ import numpy as np
 from ..checkpoint import write_atomically
 from ..data import Batch, Replay
 from ..data.render import enlarge, save_gif, save_mp4, save_png
-from ..metrics import action_shuffle_ratio, decibels, derangement, drift_curves, mse, rollout_curves
+from ..metrics import action_shuffle_ratio, decibels, derangement, drift_curves, linear_probe, mse, rollout_curves
 from ..models.dynamics import Window
 from ..world import World
 
@@ -102,7 +102,30 @@ def world_report(
     if curves:
         _plot_curves(curves, folder / "curves.png")
     about["drift"] = _drift(world, replay, drift, folder, seed)
+    if probe := state_probe(world, replay, seed):
+        about["state_probe_r2"] = probe
     return about
+
+
+def state_probe(
+    world: World, replay: Replay, seed: int = 0, count: int = 512, steps: tuple[int, ...] = (1, 4)
+) -> dict[str, list[float]] | None:
+    """How much of the real state (the replay's proprioception) a linear map reads from the features of an imagined
+    step, that many steps ahead: R^2 of each number on the odd episodes, fitted on the even ones; NaN for one that does
+    not change.  None where there is no such state, or too little of it."""
+    batch, rows, led = windows(world, replay, count, max(steps), seed)
+    even = batch.episode[rows] % 2 == 0
+    if batch.proprio is None or min(even.sum(), (~even).sum()) < 16:
+        return None
+    n, sampler = world.context, world.sampler(len(rows))
+    sampler.reset(batch.frames[rows, :n], led[rows, :n], seeds=np.arange(len(rows)) + seed)
+    found = {}
+    for t in range(max(steps)):
+        x, state = sampler.step(led[rows, n + t]).features, batch.proprio[rows, n + t]
+        if t + 1 in steps:
+            r2 = linear_probe(x[even], state[even], x[~even], state[~even])
+            found[str(t + 1)] = [round(float(v), 3) for v in r2]
+    return found
 
 
 def _control(
@@ -278,6 +301,8 @@ def _markdown(folder: Path, about: dict[str, Any]) -> str:
         f"self-fed against teacher-forced: {about.get('self_fed_gap_db')} dB.",
         "",
     ]
+    for steps, r2 in about.get("state_probe_r2", {}).items():
+        lines += [f"Linear probe of the real state, {steps} imagined step(s) ahead, R^2 of each number: {r2}.", ""]
     if other := about.get("counterfactual"):
         lines += [
             f"Futures of other actions from {other['states']} states, each action held (the real environment put back "
