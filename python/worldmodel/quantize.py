@@ -103,15 +103,16 @@ def _choose(model: Dynamics, names: list[str], window: Window, stream: Tensor, l
     error = max(_square(plain, real), 1e-12)
     alone = {name: _square(predicted([name]), plain) for name in names}
     sizes = {n: t.size for n, t in model.named_parameters() if n in alone}
-    order, room, chosen = sorted(names, key=lambda n: alone[n] / sizes[n]), (10 ** (loss_db / 10) - 1) * error, []
-    for name in order:
+    room, lost = (10 ** (loss_db / 10) - 1) * error, 0.0
+    chosen: list[str] = []
+    for name in sorted(names, key=lambda n: alone[n] / sizes[n]):
         if sum(alone[n] for n in chosen) + alone[name] <= room:
             chosen.append(name)
     while chosen and (lost := _lost(predicted(chosen), plain, real)) > loss_db:
         chosen = chosen[: max(0, len(chosen) - max(1, len(chosen) // 16))]
     return Choice(
         layers=tuple(n for n in names if n in chosen),
-        loss_db=float(lost) if chosen else 0.0,
+        loss_db=lost if chosen else 0.0,
         psnr=float(10 * np.log10(4 / error)),
         share=sum(sizes[n] for n in chosen) / sum(sizes.values()),
         errors={n: float(10 * np.log10(1 + e / error)) for n, e in alone.items()},
