@@ -150,12 +150,15 @@ def oasis(storage: str) -> dict[str, float]:
     from worldmodel.spaces import space_to_json
     from worldmodel.world import WorldConfig
 
+    kept = "bfloat16" if storage == "int8" else storage
     with nn.blank(1 << 40):
         config = WorldConfig(
-            "oasis", "500M", (360, 640, 3), space_to_json(action_space()), options={"storage": storage}
+            "oasis", "500M", (360, 640, 3), space_to_json(action_space()), options={"storage": kept}
         )
         world = World(config)
     d = filled(world).dynamics
+    if storage == "int8":
+        world.quantize(layers=d.int8_layers())
     out = {"parameters": sum(t.size for _, t in d.dit.named_tensors())}
     sampler, rng = world.sampler(1), np.random.default_rng(0)
     latents, actions = rng.standard_normal((31, 18, 32, 16), np.float32), np.zeros((32, 25), np.float32)

@@ -32,7 +32,8 @@ def matches(state: State) -> bool:
 def world_of(
     state: State, vae: str | os.PathLike[str] | None = None, storage: str = "float32", **options: Any
 ) -> World:
-    """The transformer and the autoencoder of the file `vae` as a world.  storage and options: of models.oasis.Oasis.
+    """The transformer and the autoencoder of the file `vae` as a world.  storage: float32, bfloat16, or int8 (kept as
+    bfloat16, products of attention and MLPs in whole numbers; World.quantize); options: of models.oasis.Oasis.
 
     Raises ValueError listing what does not fit, or without a vae.
     """
@@ -51,12 +52,14 @@ def world_of(
         (H, W, 3),
         space_to_json(action_space()),
         fps=FPS,
-        options={**options, **parts, "storage": storage},
+        options={**options, **parts, "storage": "bfloat16" if storage == "int8" else storage},
     )
     with nn.blank(numbers(state) + numbers(other)):
         world = World(config)
     fill_dit(world.dynamics.dit, state)  # type: ignore[attr-defined]
     fill_vae(world.dynamics.vae, other)  # type: ignore[attr-defined]
+    if storage == "int8":
+        world.quantize(layers=world.dynamics.int8_layers())
     return world
 
 

@@ -50,8 +50,8 @@ def levels_of(steps: int) -> list[int]:
 
 
 class Oasis(Dynamics):
-    """dit, vae: settings of OasisDiT and OasisVAE.  steps: of DDIM.  storage: float32, bfloat16 (half the memory) or
-    int8 (products in whole numbers too); only float32 learns.  context: how the frames before are given: labelled (as
+    """dit, vae: settings of OasisDiT and OasisVAE.  steps: of DDIM.  storage: float32 or bfloat16 (half the
+    memory; does not learn).  context: how the frames before are given: labelled (as
     Open-Oasis does), scaled by sqrt(alpha_bar) too (as Diffusion Forcing does), or really noised to that level.
     schedule: of the levels.  eta: 0 DDIM, 1 DDPM."""
 
@@ -70,13 +70,9 @@ class Oasis(Dynamics):
         dit: dict[str, Any] | None = None,
         vae: dict[str, Any] | None = None,
     ):
-        if (
-            storage not in ("float32", "bfloat16", "int8")
-            or context not in ("labelled", "scaled", "noised")
-            or steps < 1
-        ):
+        if storage not in ("float32", "bfloat16") or context not in ("labelled", "scaled", "noised") or steps < 1:
             raise ValueError(
-                "Oasis: wanted storage float32, bfloat16 or int8, context labelled, scaled or noised and steps >= 1, "
+                "Oasis: wanted storage float32 or bfloat16, context labelled, scaled or noised and steps >= 1, "
                 f"got {storage!r}, {context!r} and {steps}"
             )
         if schedule not in ("sigmoid", "cosine") or not 0 <= eta <= 1:
@@ -85,17 +81,13 @@ class Oasis(Dynamics):
         if action_features != table.feature_size:
             raise ValueError(f"Oasis: actions have {table.feature_size} features, got {action_features}")
         self._action_features, self._actions = action_features, to_vector(table)
-        with nn.stored("float32" if storage == "float32" else "bfloat16"):
+        with nn.stored(storage):
             self.dit, self.vae = OasisDiT(**(dit or {})), OasisVAE(**(vae or {}))
         if self.dit.latent != self.vae.latent or (*self.vae.shape, 3) != tuple(frame_shape):
             raise ValueError(
                 f"Oasis: frames {tuple(frame_shape)}, the autoencoder's {(*self.vae.shape, 3)} and latents "
                 f"{self.vae.latent}, the transformer's {self.dit.latent}, do not fit"
             )
-        if storage == "int8":
-            for _, module in self.named_modules():
-                if isinstance(module, nn.Linear):
-                    module._int8 = frozenset({"weight"})
         self.context, self.window, self.feature_size = 1, self.dit.window, 1
         self._shape, self._steps, self._given = tuple(frame_shape), steps, context
         self._bars, self._eta = alpha_bars(schedule), eta
@@ -132,6 +124,15 @@ class Oasis(Dynamics):
         v, _ = self.dit(noisy, Tensor(index.astype(np.float32)), actions)
         weight = ops.mul(ops.fused_snr_weight(level, kind="ddpm", target="v"), seen)
         return ops.mse(v, target, weight)
+
+    def int8_layers(self) -> list[str]:
+        """The products of attention and MLPs, in the transformer and the autoencoder."""
+        parts = ("dit.blocks.", "vae.encoder.", "vae.decoder.")
+        return [
+            f"{name}.weight"
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Linear) and name.startswith(parts) and "adaLN" not in name
+        ]
 
     def parts(self) -> dict[str, list[Tensor]]:
         return {"all": self.dit.parameters()}
