@@ -27,7 +27,7 @@ def rows_of(section: str, torch, table: measure.Table, quick: bool) -> list[dict
     if section == "passes":
         for work in step.passes(torch, quick, runtimes=True):
             table.run(work)
-        return [{**row, "section": section} for row in table.rows]
+        return [{**row, "section": section} for row in [*table.rows, *map(against_all, table.rows)]]
     if section in ("steps", "batches", "unet"):
         loops = {"steps": versus.steps, "batches": versus.batches, "unet": unet.loops}[section](torch, quick)
         return [closed_loop.run(loop, table.threads) for loop in loops]
@@ -36,6 +36,14 @@ def rows_of(section: str, torch, table: measure.Table, quick: bool) -> list[dict
         rows.append({**row, "threads": table.threads})
         measure.print_row(rows[-1])
     return rows
+
+
+def against_all(row: dict) -> dict:
+    """A pass against the best of its peers."""
+    best = max(row["peers"].values(), default=None)
+    ratio = row["ours"] / best if best else None
+    goal = 1.7 if row["work"].startswith("DiT d384 L8, 64") else None
+    return {**row, "work": row["work"] + ", best peer", "ratio": ratio, "goal": goal}
 
 
 def plot(rows: list[dict], path: str) -> None:

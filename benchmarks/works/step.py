@@ -106,7 +106,8 @@ def passes(torch, quick: bool, runtimes: bool = False) -> Iterator[Work]:
         twin, peers = peers_of(torch, model, inputs, quick) if torch else (None, {})
         if twin and runtimes:
             peers |= exported(torch, twin.one_pass, given_to(torch, inputs), torch.get_num_threads())
-        yield Work(f"DiT {name}, one cached pass", "GFLOP/s", pass_flop(model), plan.run, peers, goal=goal)
+        against = ("compile",) if "compile" in peers else ()
+        yield Work(f"DiT {name}, one cached pass", "GFLOP/s", pass_flop(model), plan.run, peers, goal, against=against)
 
 
 def step(torch, quick: bool, n: int, K: int, goal: float | None) -> Work:
