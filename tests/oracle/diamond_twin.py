@@ -44,15 +44,11 @@ def ada_group_norm(w, x, c):
 
 
 def attention(w, x):
+    """The residual is the normalised x."""
     B, C, H, W = x.shape
-    heads = max(1, C // 8)
-    q, k, v = (
-        (w / "qkv_proj")
-        .conv((w / "norm").group_norm(x))
-        .reshape(B, 3, heads, C // heads, H * W)
-        .transpose(-1, -2)
-        .unbind(1)
-    )
+    heads, x = max(1, C // 8), (w / "norm").group_norm(x)
+    qkv = (w / "qkv_proj").conv(x).reshape(B, 3, heads, C // heads, H * W)
+    q, k, v = qkv.transpose(-1, -2).unbind(1)
     y = ((q @ k.transpose(-1, -2)) * (C // heads) ** -0.5).softmax(-1) @ v
     return x + (w / "out_proj").conv(y.transpose(-1, -2).reshape(B, C, H, W))
 

@@ -52,7 +52,8 @@ class AdaGN(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + out(attention(norm(x))) over all pixels, heads of 8 channels; out is 0 at first."""
+    """y + out(attention(y)), y = norm(x), over all pixels, heads of 8 channels; out is 0 at first.  (The original goes
+    on from the normalised y, not from x; so its weights want it.)"""
 
     def __init__(self, features: int):
         self.norm = GroupNorm(features)
@@ -62,9 +63,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, H, W, C = x.shape
-        qkv = ops.reshape(self.qkv_proj(self.norm(x)), (B, H * W, 3 * C))
-        y = ops.attention_qkv(qkv, heads=self._heads)
-        return self.out_proj(ops.reshape(y, (B, H, W, C)), residual=x)
+        y = self.norm(x)
+        qkv = ops.reshape(self.qkv_proj(y), (B, H * W, 3 * C))
+        seen = ops.attention_qkv(qkv, heads=self._heads)
+        return self.out_proj(ops.reshape(seen, (B, H, W, C)), residual=y)
 
 
 class Fourier(nn.Module):
