@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "csrc" / "kernels" / "cuda"
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 FLAGS = (
@@ -97,9 +97,20 @@ def library(kind: str = "plain", defines: tuple[str, ...] = ()) -> Path:
 def emulator() -> ctypes.CDLL:
     """The library that this process uses as its CUDA device, for its own controls: emulator_schedule and others."""
     lib = ctypes.CDLL(os.environ["WORLDMODEL_CUDA_LIBRARY"])
-    lib.emulator_launched.restype = ctypes.c_char_p
-    lib.emulator_count.restype = ctypes.c_ulonglong
+    if is_emulator(lib):
+        lib.emulator_launched.restype = ctypes.c_char_p
+        lib.emulator_count.restype = ctypes.c_ulonglong
     return lib
+
+
+def is_emulator(lib: ctypes.CDLL) -> bool:
+    return hasattr(lib, "emulator_schedule")
+
+
+def schedule(order: int) -> None:
+    """0: threads and blocks forward, 1: backward, 2 and more: shuffled.  A real device has its own order."""
+    if is_emulator(emulator()):
+        emulator().emulator_schedule(order)
 
 
 def _older(made: Path, *sources: Path) -> bool:
@@ -152,6 +163,8 @@ def interpret(files: list[Path] | None) -> None:
 @cache
 def possible() -> tuple[bool, str]:
     """Can the emulated library be built here?  (False, why not)."""
+    if "WORLDMODEL_CUDA_LIBRARY" in os.environ:
+        return True, ""
     try:
         include()
     except Missing as why:

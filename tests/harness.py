@@ -166,7 +166,7 @@ def check_threads(name, arrays, attrs, grads, seeds, outs, gradients) -> None:
     """The same bits with any number of threads; on emulated CUDA, in any order of threads and blocks."""
     on_cuda = _core.device() == "cuda"
     keep = 0 if on_cuda else _core.threads()
-    choose = emulated.emulator().emulator_schedule if on_cuda else _core.set_threads
+    choose = emulated.schedule if on_cuda else _core.set_threads
     try:
         for n in (1, 2) if on_cuda else {1, 2, 3} - {keep}:
             choose(n)

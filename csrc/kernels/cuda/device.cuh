@@ -22,6 +22,9 @@
 #ifndef WM_MOST_BLOCKS
 #define WM_MOST_BLOCKS 0        /* as many as the device likes */
 #endif
+#ifndef WM_EACH_THREADS
+#define WM_EACH_THREADS 256
+#endif
 #ifndef WM_SENTINELS
 #define WM_SENTINELS 64         /* bytes behind a guarded block */
 #endif
@@ -50,7 +53,7 @@ inline unsigned blocks_for(int64_t n, int threads) {
     return (unsigned)(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 
-enum { EACH_THREADS = 256, ROW_WARPS = 4, LANES = 32 };
+enum { EACH_THREADS = WM_EACH_THREADS, ROW_WARPS = 4, LANES = 32 };
 
 /* Launches `kernel(..., n)` with a thread for each of n items, or `kernel(..., R, ...)` with a warp for each of R rows. */
 #define EACH(kernel, n, ...) WM_LAUNCH(kernel, wm_cuda::blocks_for(n, wm_cuda::EACH_THREADS), wm_cuda::EACH_THREADS, 0, __VA_ARGS__)

@@ -90,7 +90,12 @@ void cp_async_commit();
 void cp_async_wait(int n);
 }  // namespace cuemu
 
+#if defined(__SANITIZE_THREAD__)
+#define WM_MOST_BLOCKS 2    /* a fiber costs half a millisecond there */
+#define WM_EACH_THREADS 64
+#else
 #define WM_MOST_BLOCKS 6    /* few blocks: threads stride, and a fiber costs more than its turn */
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #define WM_SENTINELS 0      /* the sanitizer sees the first byte past a block */
 #endif

@@ -1,0 +1,219 @@
+"""gpu_check: on a machine with an NVIDIA GPU: build, prove, look for races, measure, and write one JSON file.
+
+    python benchmarks/gpu_check.py [--out gpu.json] [--quick]
+
+1. builds the CUDA library (nvcc must be there) and says what the device is;
+2. runs the op tests, products, worlds and laws of the emulated suite on the device itself;
+3. runs compute-sanitizer (memcheck, racecheck, synccheck, initcheck) over one call of every op, if there is one;
+4. times plans, each captured as one graph: medians of rounds of many launches between two waits, beside what this
+   device can do at best (its memory's copy rate and cuBLAS's product, measured in the same call) and PyTorch, if it has CUDA.
+Without a GPU it ends with CUDA's own reason and status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "python" / "worldmodel" / "libworldmodel_cuda.so"
+SUITE = ["tests/ops", "tests/core/test_every_op.py", "tests/cuda/test_products.py", "tests/cuda/test_world.py"]
+CHECKS = ("memcheck", "racecheck", "synccheck", "initcheck")
+
+
+def shell(command: list[str], **environment: str) -> dict[str, Any]:
+    began = time.time()
+    path = os.pathsep.join([str(ROOT / "python"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, **environment}
+    )
+    tail = (done.stdout + done.stderr).strip().splitlines()[-12:]
+    return {"command": command, "status": done.returncode, "seconds": round(time.time() - began, 1), "tail": tail}
+
+
+def median_us(work: Callable[[], Any], wait: Callable[[], Any], rounds: int, launches: int) -> float:
+    """Microseconds of one call: the median over rounds of `launches` calls between two waits."""
+    for _ in range(3):
+        work()
+    wait()
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for _ in range(launches):
+            work()
+        wait()
+        times.append((time.perf_counter() - began) / launches)
+    return 1e6 * statistics.median(times)
+
+
+def plan_of(make: Callable[[], Any]) -> Callable[[], Any]:
+    from worldmodel import Tape
+
+    with Tape(grad=False) as tape:
+        out = make()
+    return tape.plan(out).run
+
+
+def torch_here() -> Any:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch if torch.cuda.is_available() else None
+
+
+class Table:
+    """Rows of what was measured; PyTorch's time beside ours where a peer is given."""
+
+    def __init__(self, quick: bool):
+        self.torch, self.rows = torch_here(), []
+        self.rounds, self.launches = (5, 20) if quick else (21, 100)
+
+    def peer(self, function: Callable[..., Any], arrays: tuple[np.ndarray, ...]) -> float:
+        tensors = [self.torch.tensor(a, device="cuda") for a in arrays]
+        return median_us(lambda: function(*tensors), self.torch.cuda.synchronize, self.rounds, self.launches)
+
+    def row(self, name: str, ours: Callable[[], Any], peer: Any, *arrays: np.ndarray, **amount: float) -> None:
+        """peer: what PyTorch does with the arrays.  amount: bytes or flops of one call."""
+        from worldmodel import _core
+
+        entry: dict[str, Any] = {"name": name, "us": median_us(ours, _core.synchronize, self.rounds, self.launches)}
+        if self.torch:
+            entry["torch_us"] = self.peer(peer, arrays)
+        if "bytes" in amount:
+            entry["gb_s"] = amount["bytes"] / entry["us"] * 1e-3
+        if "flops" in amount:
+            entry["tflop_s"] = amount["flops"] / entry["us"] * 1e-6
+        self.rows.append(entry)
+        print(f"{name:44s}", {k: round(v, 1) for k, v in entry.items() if k != "name"})
+
+
+def products(table: Table, numbers: Callable[..., np.ndarray]) -> None:
+    from worldmodel import Tensor, _core, ops
+
+    for R, N, K in ((4096, 1536, 384), (8192, 2048, 512)):
+        a, w = numbers(R, K), numbers(N, K)
+        for way in ("exact", "split", "bf16", "cublas"):
+            try:
+                _core.set_matmul(way)
+            except RuntimeError as why:
+                print(f"{way}: {why}")
+                continue
+            run = plan_of(lambda a=a, w=w: ops.linear(Tensor(a), Tensor(w)))
+            name = f"linear {R} x {K} by {N}, {way}"
+            table.row(name, run, lambda u, v: u @ v.T, a, w, flops=2.0 * R * N * K)
+    _core.set_matmul("exact")
+
+
+def attention(table: Table, numbers: Callable[..., np.ndarray]) -> None:
+    from worldmodel import Tensor, _core, ops
+
+    q = numbers(16, 512, 8 * 64)
+    heads = np.ascontiguousarray(q.reshape(16, 512, 8, 64).transpose(0, 2, 1, 3))
+
+    def peer(v: Any) -> Any:
+        return table.torch.nn.functional.scaled_dot_product_attention(v, v, v)
+
+    for way in ("exact", "bf16"):
+        _core.set_matmul(way)
+        t = Tensor(q)
+        run = plan_of(lambda t=t: ops.attention(t, t, t, heads=8))
+        table.row(f"attention 16 x 512, 8 heads of 64, {way}", run, peer, heads, flops=4.0 * 16 * 8 * 512 * 512 * 64)
+    _core.set_matmul("exact")
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    from worldmodel import Tensor, machine, ops
+
+    machine.set_device("cuda")
+    rng, table = np.random.default_rng(0), Table(quick)
+
+    def numbers(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    big, x = numbers(1 << (22 if quick else 26)), numbers(8192, 512)
+    scale, shift = numbers(64, 512), numbers(64, 512)
+    run = plan_of(lambda: ops.neg(Tensor(big)))
+    table.row("copy (the memory's ceiling)", run, lambda v: -v, big, bytes=8 * big.size)
+    run = plan_of(lambda: ops.softmax(Tensor(x)))
+    table.row("softmax 8192 x 512", run, lambda v: v.softmax(-1), x, bytes=8 * x.size)
+    run = plan_of(lambda: ops.adaln(Tensor(x), Tensor(scale), Tensor(shift)))
+
+    def adaln(v: Any, a: Any, b: Any) -> Any:
+        normed = table.torch.nn.functional.layer_norm(v, (512,)).reshape(64, 128, 512)
+        return normed * (1 + a[:, None]) + b[:, None]
+
+    table.row("adaln 8192 x 512, 64 conditions", run, adaln, x, scale, shift, bytes=8 * x.size)
+    products(table, numbers)
+    attention(table, numbers)
+    return table.rows + measure_world(table.rounds)
+
+
+def measure_world(rounds: int) -> list[dict[str, Any]]:
+    """Steps of environments in a DiT of size T: the whole closed loop, frames in main memory."""
+    from worldmodel.models.dit import DiT
+
+    rows = []
+    for n in (1, 16, 64):
+        model = DiT((64, 64, 3), 4, size="T")
+        sampler = model.sampler(n)
+        rng = np.random.default_rng(0)
+        sampler.reset(rng.integers(0, 256, (n, model.context, 64, 64, 3)).astype(np.uint8), None, list(range(n)))
+        actions = np.zeros((n, 4), np.float32)
+        us = median_us(lambda s=sampler, a=actions: s.step(a), lambda: None, rounds, 5)
+        rows.append({"name": f"env.step, DiT T 64 x 64, {n} environments", "us": us, "frames_s": n / us * 1e6})
+        print(f"{rows[-1]['name']:44s} {us:10.1f} us   {rows[-1]['frames_s']:.0f} frames/s")
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="gpu.json")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller arrays")
+    parser.add_argument("--skip-build", action="store_true")
+    options = parser.parse_args()
+    report: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": platform.platform()}
+    if not options.skip_build:
+        report["build"] = shell([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], WM_CUDA="1")
+        if report["build"]["status"]:
+            print("\n".join(report["build"]["tail"]))
+            return 1
+    sys.path.insert(0, str(ROOT / "python"))
+    os.environ["WORLDMODEL_CUDA_LIBRARY"] = str(LIBRARY)
+    from worldmodel import _core
+
+    works, words = _core.describe_device("cuda")
+    report["device"] = words
+    print(words)
+    if not works:
+        return 2
+    suite = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", *SUITE]
+    report["suite"] = shell(suite, WORLDMODEL_CUDA_LIBRARY=str(LIBRARY))
+    print("\n".join(report["suite"]["tail"]))
+    if sanitizer := shutil.which("compute-sanitizer"):
+        for check in CHECKS:
+            command = [sanitizer, "--tool", check, "--error-exitcode", "9", sys.executable, "tests/cuda/every_op.py"]
+            report[check] = shell(command, WORLDMODEL_CUDA_LIBRARY=str(LIBRARY))
+            print(check, report[check]["status"], report[check]["tail"][-1:])
+    else:
+        report["memcheck"] = "compute-sanitizer is not installed"
+    report["timings"] = measure(options.quick)
+    Path(options.out).write_text(json.dumps(report, indent=1) + "\n")
+    print(f"written: {options.out}")
+    return 1 if report["suite"]["status"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""every_op.py: one small call of every op with its gradients on CUDA against the processor's, then tensor cores.
+
+For a library under sanitizers (sanitize.sh) or a GPU (benchmarks/gpu_check.py): WORLDMODEL_CUDA_LIBRARY names it.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from worldmodel import _core
+from worldmodel.tensor import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+from test_every_op import CALLS, run, works  # noqa: E402
+
+
+def size(call) -> int:
+    values = [*call["args"], *call["kwargs"].values()]
+    return sum(int(np.prod(v["shape"])) for v in values if isinstance(v, dict))
+
+
+def one_of(name):
+    """The largest of the op's calls that is still small, and which inputs get gradients."""
+    calls = sorted((c for c in CALLS[name] if size(c) <= 1500), key=size, reverse=True)
+    for call in calls or CALLS[name]:
+        for wants in (None, {1}, set()):
+            if works(name, call, wants):
+                return call, wants
+    raise AssertionError(f"{name}: no call works")
+
+
+def compare(name: str, most: float = 3e-5) -> None:
+    _core.set_device("cpu")
+    call, wants = one_of(name)
+    outs, grads = run(name, call, wants)[:2]
+    _core.set_device("cuda")
+    got, g = run(name, call, wants)[:2]
+    for a, b in zip([*got, *(g[i] for i in grads)], [*outs, *grads.values()], strict=True):
+        if b.dtype.kind == "f":
+            finite = np.isfinite(b)
+            assert np.abs(a - b)[finite].max(initial=0) <= most * np.abs(b[finite]).max(initial=1e-2), name
+        else:
+            assert (a != b).mean() < 0.01, name
+
+
+def tensor_cores() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((70, 96), np.float32), rng.standard_normal((40, 96), np.float32)
+    q = rng.standard_normal((1, 70, 64), np.float32)
+    want = x.astype(float) @ w.T
+    for way, most in (("split", 3e-6), ("bf16", 1e-2)):
+        _core.set_matmul(way)
+        got = _core.ops["linear"](Tensor(x), Tensor(w)).numpy()
+        assert np.abs(got - want).max() < most * np.abs(want).max(), way
+    fast = _core.ops["attention"](Tensor(q), Tensor(q), Tensor(q), heads=2, mask="causal").numpy()
+    _core.set_matmul("exact")
+    right = _core.ops["attention"](Tensor(q), Tensor(q), Tensor(q), heads=2, mask="causal").numpy()
+    assert np.abs(fast - right).max() < 1e-2 * np.abs(right).max()
+
+
+def main() -> None:
+    began, names = time.time(), sorted(CALLS)
+    for name in names:
+        compare(name)
+    tensor_cores()
+    print(f"{len(names)} ops and the tensor cores, {time.time() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
