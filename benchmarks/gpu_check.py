@@ -6,7 +6,7 @@
 2. runs the op tests, products, worlds and laws of the emulated suite on the device itself;
 3. runs compute-sanitizer (memcheck, racecheck, synccheck, initcheck) over one call of every op, if there is one;
 4. times plans, each captured as one graph: medians of rounds of many launches between two waits, beside what this
-   device can do at best (its memory's copy rate and cuBLAS's product, measured in the same call) and PyTorch, if it has CUDA.
+   device can do at best (its memory's copy rate, cuBLAS's product, in the same call) and PyTorch, if it has CUDA.
 Without a GPU it ends with CUDA's own reason and status 2.
 """
 
