@@ -138,7 +138,7 @@ def interpreter() -> ctypes.CDLL:
     """The interpreter of PTX (tests/cuda/ptx); `interpret` hands it the launches."""
     source, made = ROOT / "tests/cuda/ptx/ptx.cpp", ROOT / "build/emulated/libptx.so"
     made.parent.mkdir(parents=True, exist_ok=True)
-    if _older(made, source):
+    if _older(made, source, *source.parent.glob("*.h")):
         flags = ["-O2", "-std=c++17", "-shared", "-fPIC", str(source), "-o", str(made)]
         subprocess.run([*os.environ.get("CXX", "g++").split(), *flags], check=True)
     lib = ctypes.CDLL(str(made))
