@@ -3,13 +3,12 @@ et al. 2024).
 
     c     = MLP(sinusoids(tau), sinusoids(d), z of each context action)
     x_hat = last frame + net(noisy frame, context frames; c)             predict the change
-    flow  : x_tau = (1 - tau) eps + tau x, trained on |x_hat - x|^2; half the samples at tau = 0, where the
-    answer is
-            the conditional mean, so that one step from pure noise is already a good one
+    flow  : x_tau = (1 - tau) eps + tau x, trained on |x_hat - x|^2; most samples at tau = 0, where the answer
+            is the conditional mean, so that one step from pure noise is already a good one
     ends  : reward and termination by a small network of its own (outcome.py)
 
-Convolutions pay when data and minutes are few (docs/learning.md); there is no horizon and no cache but the
-last frames.
+Convolutions pay when data and minutes are few (benchmarks/results/README.md); there is no horizon and no cache
+but the last frames.
 """
 
 from __future__ import annotations
