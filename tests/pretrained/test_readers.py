@@ -52,6 +52,11 @@ def test_nested_dicts_and_what_is_no_tensor():
     same(state, {"model.w": a, "model.b": b, "moments.0": b})
 
 
+def test_a_bare_tensor():
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    same(parse_torch(memoryview(archive(pickled(tensor("0", a)), {"0": a}))), {"tensor": a})
+
+
 def test_parts_of_a_storage_share_it_and_bfloat16_becomes_float32():
     a = np.arange(12, dtype=np.float32)
     half = (a.view(np.uint32) >> 16).astype(np.uint16)

@@ -24,7 +24,8 @@ DEEPEST = 16
 
 
 def read_torch(path: str | os.PathLike[str]) -> dict[str, Stored]:
-    """Raises FileNotFoundError, or ValueError naming what is refused."""
+    """A file that is one tensor has it under the name "tensor".  Raises FileNotFoundError, or ValueError naming what is
+    refused."""
     path = os.fspath(path)
     try:
         return parse_torch(mapped(path))
@@ -50,6 +51,8 @@ def parse_torch(data: memoryview) -> dict[str, Stored]:
         raise ValueError(f"its data.pkl has {len(files[pickles[0]])} bytes; at most {PICKLE_LIMIT} are read")
     found: dict[str, Tensor] = {}
     value = Machine(bytes(files[pickles[0]])).run()
+    if isinstance(value, Tensor):
+        value = {"tensor": value}
     if not isinstance(value, (dict, list, tuple)):
         raise ValueError(f"it holds {type(value).__name__}, not a dict of tensors")
     _collect(value, "", found, {}, 0)
