@@ -138,7 +138,7 @@ def dinov2(size: str):
 
 
 def clock() -> float:
-    """Seconds; of this process alone with one thread, as these parts do not take turns."""
+    """Seconds; with one thread of this process alone, whatever else runs."""
     return time.process_time() if os.environ.get("OMP_NUM_THREADS") == "1" else time.perf_counter()
 
 
@@ -242,11 +242,12 @@ def child(part: str, who: str) -> dict[str, float]:
 
 
 def interleaved(part: str, threads: int, rounds: int) -> dict[str, float]:
-    from measure import interleave
+    import measure
 
+    measure.clock = clock
     kind, _, rest = part.partition(" ")
     ours, twin = diamond(int(rest)) if kind == "diamond" else dinov2(rest)
-    times = interleave({"ours": ours(), "torch": twin()}, 0.3, rounds, 0.02 if threads > 1 else 0.0)
+    times = measure.interleave({"ours": ours(), "torch": twin()}, 0.3, rounds, 0.02 if threads > 1 else 0.0)
     peaks = {who: child(part, who)["peak_mb"] for who in ("ours", "torch")}
     n = int(rest) if kind == "diamond" else 1
     unit = (
