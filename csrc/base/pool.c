@@ -8,6 +8,9 @@
 #include "base.h"
 #include <pthread.h>
 #include <stdlib.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <string.h>
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -121,6 +124,9 @@ void wm_pool_trim(void) {
     trim();
     count.bytes_peak = count.bytes_in_use;
     pthread_mutex_unlock(&lock);
+#ifdef __GLIBC__
+    malloc_trim(0);     /* what was freed between blocks that live stays with the C library otherwise */
+#endif
 }
 
 void wm_pool_limit(size_t bytes) {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import diffusion
+from .. import _core, diffusion
 from .. import ops as _ops
 from ..sampling import Sampler, Step
 from ..tensor import Plan, Tape, Tensor
@@ -113,7 +113,10 @@ class DiTSampler(Sampler):
             features, read, heads = self._outcome(read, last, before, commit, time)
             rewards, termination = heads.decode(read)
             ends = ops.bernoulli(termination, state["stream"], salt=SALT_END)
-        return tape.plan(frames, rewards, termination, ends, features, last)
+        plan = tape.plan(frames, rewards, termination, ends, features, last)
+        tape.clear()  # it holds every intermediate of every pass: 4 GB for 64 environments of size S
+        _core.pool_trim()
+        return plan
 
     def _outcome(
         self, read: Tensor | None, last: Tensor, before: Tensor | None, commit: list[Tensor], time: CachedTime
