@@ -1,4 +1,4 @@
-"""every_op.py: one small call of every op with its gradients on CUDA against the processor's, then tensor cores.
+"""every_op.py [OP...]: calls of every op (or of those named), gradients too, on CUDA against the processor; tensor cores.
 
 For a library under sanitizers (sanitize.sh) or a GPU (benchmarks/gpu_check.py): WORLDMODEL_CUDA_LIBRARY names it.
 """
@@ -60,7 +60,7 @@ def tensor_cores() -> None:
 
 
 def main() -> None:
-    began, names = time.time(), sorted(CALLS)
+    began, names = time.time(), sys.argv[1:] or sorted(CALLS)
     for name in names:
         compare(name)
     tensor_cores()
