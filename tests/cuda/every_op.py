@@ -1,4 +1,4 @@
-"""every_op.py [OP...]: calls of every op (or of those named), gradients too, on CUDA against the processor; tensor cores.
+"""every_op.py [OP...]: calls of every op (or of those named), with gradients, on CUDA against the processor.  Then mma.
 
 For a library under sanitizers (sanitize.sh) or a GPU (benchmarks/gpu_check.py): WORLDMODEL_CUDA_LIBRARY names it.
 """
