@@ -67,11 +67,13 @@ def plot(rows: list[dict], path: str) -> None:
     if chosen:
         axes[1].plot(*zip(*chosen, strict=True), "o-", label="ours")
         ticks = [n for n, _ in chosen]
-        axes[1].set(xscale="log", xticks=ticks, xticklabels=ticks, ylim=(0, None))
+        most = 1.2 * max(t for _, t in chosen)
+        axes[1].set(xscale="log", xticks=ticks, xticklabels=ticks, ylim=(0, most))
     for peer in ("torch", "compile"):
         chosen = sorted((r["N"], r["peers"][peer]) for r in rows if "N" in r and peer in r["peers"])
         if chosen:
             axes[1].plot(*zip(*chosen, strict=True), "s", label=peer)
+            axes[1].set(ylim=(0, max(axes[1].get_ylim()[1], 1.2 * max(t for _, t in chosen))))
     axes[1].set(xlabel="environments a step", ylabel="ms an environment")
     for row in rows:
         if row.get("curve"):
@@ -79,6 +81,7 @@ def plot(rows: list[dict], path: str) -> None:
             axes[2].plot([row["steps"] * i / count for i in range(count)], row["curve"])
             axes[2].set(xlabel="steps so far", ylabel="ms a step", ylim=(0, 1.5 * max(row["curve"])))
     for axis in axes[:2]:
+        axis.minorticks_off()
         if axis.has_data():
             axis.legend()
     figure.tight_layout()
