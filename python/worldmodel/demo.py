@@ -116,7 +116,7 @@ RECIPES = {
         more=0,
         rounds=0,
         world=TrainWorld(lr=2e-3, held_out=0, evaluate_every=1000, rollouts=64, horizon=8),
-        world_first=4000,
+        world_first=2500,
         policy=None,
         hold=4,
     ),
