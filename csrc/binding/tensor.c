@@ -281,8 +281,6 @@ static PyObject *Tensor_to(TensorObject *o, PyObject *name) {
 static PyObject *Tensor_to_(TensorObject *o, PyObject *name) {
     int device = wm_device_from(name, "to_");
     if (device < 0 || awake(o->t) < 0) return NULL;
-    if (device != o->t->device && __atomic_load_n(&o->t->memory->exports, __ATOMIC_ACQUIRE) && !o->t->memory->owner)
-        return PyErr_Format(PyExc_RuntimeError, "to_: an array or a buffer still shares these numbers");
     if (wm_tensor_send(o->t, device) < 0) return wm_raise();
     return Py_NewRef((PyObject *)o);
 }

@@ -120,7 +120,9 @@ int wm_tensor_move(wm_tensor *t, wm_memory *to, size_t offset) {
 int wm_tensor_send(wm_tensor *t, int device) {
     size_t bytes = (size_t)t->size * wm_dtype_size((wm_dtype)t->dtype), grads = (size_t)t->size * sizeof(float);
     if (device == t->device) return 0;
-    if (t->base) return wm_fail("a view cannot move to another device");
+    if (t->base) return wm_fail("to_: a view cannot move to another device");
+    if (__atomic_load_n(&t->memory->refs, __ATOMIC_ACQUIRE) > 1)
+        return wm_fail("to_: these numbers are shared, by an arena, a view or an array; move them before");
     wm_memory *there = wm_memory_new(device, bytes), *grad = t->grad ? wm_memory_new(device, grads) : NULL;
     if (!there || (t->grad && !grad) || wm_copy_between(device, there->data, t->device, t->raw, bytes) < 0 ||
         (grad && wm_copy_between(device, grad->data, t->device, t->grad, grads) < 0)) {

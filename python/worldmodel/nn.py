@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def parameter(values: np.ndarray) -> Tensor:
 
 def values_of(t: Tensor) -> np.ndarray:
     """A copy of a tensor's numbers; of bfloat16, which NumPy lacks, their bits as uint16."""
-    return np.array(memoryview(t) if t.dtype == "bfloat16" else t.numpy())
+    return np.array(memoryview(t.to("cpu")) if t.dtype == "bfloat16" else t.numpy())
 
 
 def write(t: Tensor, values: np.ndarray) -> None:
@@ -125,9 +125,13 @@ def write(t: Tensor, values: np.ndarray) -> None:
         t.copy_(values)
         return
     if values.dtype != np.uint16:
-        rounded = ops.cast(Tensor(np.array(values, np.float32)), "bfloat16")
+        rounded = ops.cast(Tensor(np.array(values, np.float32), device="cpu"), "bfloat16")
         values = np.asarray(memoryview(rounded))
-    np.asarray(memoryview(t))[...] = values
+    device = t.device
+    bits = np.asarray(memoryview(t.to_("cpu")))
+    bits[...] = values
+    del bits  # or the tensor could not move
+    t.to_(device)
 
 
 def buffer(values: np.ndarray) -> Tensor:
@@ -157,6 +161,16 @@ def _submodules(value: Any, name: str) -> Iterator[tuple[str, Module]]:
     elif isinstance(value, (list, tuple, dict)):
         for k, v in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _submodules(v, f"{name}.{k}")
+
+
+def _everything(value: Any) -> Iterator[Tensor]:
+    """Every tensor of a module, those of private attributes too."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Module, dict, list, tuple)):
+        inside = vars(value) if isinstance(value, Module) else value
+        for v in inside.values() if isinstance(inside, dict) else inside:
+            yield from _everything(v)
 
 
 class Module:
@@ -198,6 +212,16 @@ class Module:
 
     def parameter_count(self) -> int:
         return sum(t.size for t in self.parameters())
+
+    def to(self, device: str) -> Self:
+        """Move every tensor, tables included, to 'cpu' or 'cuda', in place.  Make optimisers and samplers afterwards.
+
+        Raises RuntimeError, naming CUDA's status, if there is none; ValueError if a tensor's numbers are shared: by an
+        optimiser's arena, a view or an array.
+        """
+        for t in {id(t): t for t in _everything(self)}.values():
+            t.to_(device)
+        return self
 
     def zero_grad(self) -> None:
         for t in self.parameters():

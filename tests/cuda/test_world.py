@@ -7,7 +7,7 @@ import emulated
 import numpy as np
 import pytest
 import tiny_dit
-from worldmodel import Tape, _core, machine, ops
+from worldmodel import Tape, _core, machine, nn, ops
 from worldmodel.tensor import Tensor
 
 HERE, WHY_NOT = emulated.possible()
@@ -165,3 +165,33 @@ def test_a_draw_in_a_captured_plan_moves_with_its_stream():
     plan = tape.plan(out, moved)
     draws = [plan.run()[0].numpy().copy() for _ in range(3)]
     assert plan.captured and len({d.tobytes() for d in draws}) == 3
+
+
+def test_a_model_moves_and_what_is_shared_does_not():
+    rng = np.random.default_rng(0)
+    machine.set_device("cpu")
+    model = tiny_dit.make()
+    window, stream = tiny_dit.window_of(rng, B=1), tiny_dit.stream_of(1, 1)
+    here = float(model.losses(window, stream)["frame"])
+    held = next(iter(model.parameters())).numpy()
+    with pytest.raises(ValueError, match="shared, by an arena, a view or an array"):
+        model.to("cuda")
+    del held
+    model.to("cuda")
+    assert {t.device for _, t in model.named_tensors()} == {"cuda"}
+    machine.set_device("cuda")
+    there = {n: Tensor(np.array(t.numpy())) for n, t in vars(window).items()}
+    moved = float(model.losses(type(window)(**there), Tensor(np.array(stream.numpy())))["frame"])
+    assert abs(moved - here) < 1e-4 * abs(here)
+    arena = _core.Arena(tuple(model.parameters()))
+    with pytest.raises(ValueError, match="shared"):
+        model.to("cpu")
+    assert arena
+
+
+def test_bfloat16_is_written_and_read():
+    machine.set_device("cuda")
+    half = ops.cast(Tensor(np.array([1.0, 2.5], np.float32)), to="bfloat16")
+    nn.write(half, np.array([3.0, -4.0], np.float32))
+    assert half.device == "cuda" and nn.values_of(half).dtype == np.uint16
+    assert ops.cast(half, to="float32").numpy().tolist() == [3, -4]
