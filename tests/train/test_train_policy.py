@@ -83,6 +83,32 @@ def test_real_returns_bootstrap_where_an_episode_was_cut_short_and_end_where_it_
         at += T
 
 
+def test_copies_are_what_the_world_makes_of_recorded_actions(tmp_path):
+    replay = tiny_run.make_replay(tmp_path)
+    world = tiny_run.make_world(replay)
+    policy = wm.Policy.for_world(world)
+    lived = Lived(replay, policy._frames)
+    lived.returns[:] = np.arange(len(lived))
+    sampler, n = world.sampler(5), world.context
+    told, begun = [], []
+    begin, step = sampler.reset, sampler.step
+    sampler.reset = lambda frames, led, seeds: (begun.append((frames, led)), begin(frames, led, seeds))
+    sampler.step = lambda actions: told.append((actions, step(actions))) or told[-1][1]
+    frames, last, returns = lived.copies(np.random.default_rng(0), sampler, n, 2)
+    assert frames.shape[:2] == (10, policy._frames) and (returns[5:] == returns[:5] + 1).all()
+    for lane in range(5):
+        row = int(returns[lane]) - 1  # the real step that the copies follow
+        real, before = lived.look(np.array([row]))
+        assert (begun[0][0][lane, -1] == real[0, -1]).all() and (begun[0][1][lane, -1] == before[0]).all()
+        for k in (0, 1):
+            _, acted = lived.look(np.array([row + k + 1]))
+            assert (told[k][0][lane] == acted[0]).all() and (last[5 * k + lane] == acted[0]).all()
+            assert (frames[5 * k + lane, -1] == told[k][1].frames[lane]).all()
+    assert lived.copies(np.random.default_rng(0), sampler, n, 99) is None, "no episode is as long"
+    drawn = lived.draw(np.random.default_rng(0), 8, (frames, last, returns))
+    assert len(drawn[2]) == 8 and set(drawn[2][4:]) <= set(returns)
+
+
 def test_siblings_are_compared_with_each_other():
     g = np.array([1.0, 3.0, 5.0, 0.0, 0.0, 6.0])
     np.testing.assert_allclose(among_siblings(g, 3, None), [-3.0, 0.0, 3.0, -3.0, -3.0, 6.0])

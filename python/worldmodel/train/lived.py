@@ -5,8 +5,10 @@ are whole: their lambda returns
 
     G_t = r_t + gamma ((1 - lambda) v_{t+1} + lambda G_{t+1}),   G_T = 0 where it terminated, else v_T
 
-say what states are worth with nothing imagined in it (the replay loss of Hafner et al. 2023).  Only the critic
-learns from them; the policy's gradient comes from imagination alone.
+say what states are worth with nothing imagined in it (the replay loss of Hafner et al. 2023).  Imagined frames are
+blurred, and a critic taught by its own word about them takes every one for average: so it also sees *copies*, frames
+that the world imagines for recorded actions, and what the real episode was worth there.  Only the critic learns from
+all this; the policy's gradient comes from imagination alone.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ import numpy as np
 
 from ..data import Replay
 from ..policy import Policy
+from ..sampling import Sampler
+
+Seen = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""frames (B,frames,H,W,C) uint8, the last action's features (B,F), returns (B,)."""
 
 
 class Lived:
@@ -37,7 +43,7 @@ class Lived:
             count += T
             if count >= steps:
                 break
-        self.frames = frames
+        self.frames, self.length = frames, np.array(self.length)
         self.episode = np.repeat(np.arange(len(self.length)), self.length)
         self.step = np.concatenate([np.arange(T) for T in self.length])
         self.returns = np.zeros(count, np.float32)
@@ -69,7 +75,30 @@ class Lived:
                 g[t] = after
             begin += T
 
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """frames (B,frames,H,W,C), last (B,F), returns (B,) of random steps."""
-        rows = rng.integers(0, len(self), count)
-        return *self.look(rows), self.returns[rows]
+    def copies(self, rng: np.random.Generator, sampler: Sampler, context: int, steps: int) -> Seen | None:
+        """What a policy sees where the world imagines the recorded actions, 1 .. steps steps from random real ones,
+        with the returns of the real steps; None if no episode is as long."""
+        rows = np.flatnonzero((self.step >= context - 1) & (self.step + steps < self.length[self.episode]))
+        if not len(rows):
+            return None
+        rows = rng.choice(rows, sampler.n)
+        at = [(self.episode[r], self.step[r] + self.frames) for r in rows]
+        frames = np.stack([self.see[e][t - context : t] for e, t in at])
+        led = np.stack([self.last[e][t - self.frames - context + 1 : t - self.frames + 1] for e, t in at])
+        sampler.reset(frames, led, rng.integers(0, 2**63, sampler.n, np.uint64))
+        past, seen = frames[:, -self.frames :], []
+        for k in range(1, steps + 1):
+            last = np.stack([self.last[e][t - self.frames + k] for e, t in at])
+            past = np.concatenate([past[:, 1:], sampler.step(last).frames[:, None]], 1)
+            seen.append((past, last, self.returns[rows + k]))
+        return tuple(np.concatenate(parts) for parts in zip(*seen, strict=True))
+
+    def draw(self, rng: np.random.Generator, count: int, copies: Seen | None = None) -> Seen:
+        """What a policy sees at random real steps, half of them replaced by random copies."""
+        half = count // 2 if copies is not None else 0
+        rows = rng.integers(0, len(self), count - half)
+        parts = [(*self.look(rows), self.returns[rows])]
+        if copies is not None:
+            picked = rng.integers(0, len(copies[2]), half)
+            parts.append(tuple(part[picked] for part in copies))
+        return tuple(np.concatenate(several) for several in zip(*parts, strict=True))

@@ -27,7 +27,7 @@ from ..policy import Policy
 from ..sampling import Sampler, streams
 from ..tensor import Tape, Tensor
 from ..world import World, check_fits
-from .lived import Lived
+from .lived import Lived, Seen
 from .loop import Budget, Diverged, Run
 from .rare import RareSteps
 
@@ -74,16 +74,18 @@ class TrainPolicy:
     """Weight of the entropy bonus.  Where no action is seen to be better the policy must stay random, or it freezes
     there into a habit that the critic then takes for the state's worth.
     """
-    value: float = 0.5
-    """Weight of the critic's loss."""
+    value: float = 0.15
+    """Weight of the critic's loss on imagined returns."""
     clip: float = 0.5
     """Largest norm of the gradient."""
     reward_scale: float = 1.0
     """Rewards are multiplied by it: the critic learns best when returns are about 1."""
     normalise: Literal["advantage", "range"] = "advantage"
     """What advantages are divided by: their own spread, or the running range of the returns."""
-    lived: float = 0.5
-    """Weight of the critic's loss on real episodes (lived.py); 0: none."""
+    lived: float = 0.75
+    """Weight of the critic's loss on returns of real episodes, seen in real frames and in imagined copies of them
+    (lived.py); 0: none.
+    """
     lived_lam: float = 0.9
     """Lambda of their returns: each is a single, noisy draw, seen many times, so less of it counts."""
     slow: float = 0.98
@@ -225,6 +227,7 @@ class PolicyLearner:
         few = choices is not None and len(choices) == 1 and 1 < choices[0] <= MOST_SIBLINGS
         self.siblings = choices[0] if s.siblings > 1 and few else s.siblings
         self.lanes = max(1, s.lanes // self.siblings) * self.siblings
+        self.copies: Seen | None = None
         self.range = 0.0
         self.rounds = 0
         self.optimiser = AdamW(policy, lr=s.lr, eps=1e-5, clip=s.clip, ema=s.slow)
@@ -252,10 +255,15 @@ class PolicyLearner:
         imagination = Imagination(self.world, replay, self.lanes, seed, s.rare_starts, self.siblings)
         budget = Budget(steps, minutes, "policy", quiet=self.s.quiet)
         rows: list[dict[str, float]] = []
-        lived = Lived(replay, self.policy._frames) if self.s.lived else None
+        lived = Lived(replay, self.policy._frames) if s.lived else None
+        copier = self.world.sampler(max(1, self.lanes // 4)) if lived else None
         for i, _ in enumerate(budget):
             if lived and i % LIVED_EVERY == 0:
                 lived.refresh(self.policy, s.gamma, s.lived_lam, s.reward_scale)
+            self.copies = None
+            if lived and s.horizon > 1:
+                rng = np.random.default_rng([s.seed, self.rounds, 2])
+                self.copies = lived.copies(rng, copier, self.world.context, s.horizon - 1)
             numbers = self.round(imagination, lived)
             self.folder.log(self.rounds, **numbers)
             budget.note(**{k: numbers[k] for k in ("imagined_return", "ended", "entropy")})
@@ -382,13 +390,14 @@ class PolicyLearner:
 
 
     def learn_lived(self, lived: Lived, turn: int, size: int) -> float:
-        """Add the gradient of the critic's loss on real steps."""
+        """Add the gradient of the critic's loss on real steps and their copies."""
         s = self.s
-        frames, last, returns = lived.draw(np.random.default_rng([s.seed, self.rounds, turn, 1]), size)
+        rng = np.random.default_rng([s.seed, self.rounds, turn, 1])
+        frames, last, returns = lived.draw(rng, size, self.copies)
         with Tape() as tape:
             _, value = self.policy.forward(Tensor(frames), Tensor(last))
             critic = ops.two_hot_loss(value, Tensor(returns), self.policy._bins)
-            loss = critic * (s.value * s.lived)
+            loss = critic * s.lived
         tape.backward(loss)
         return critic.item()
 
