@@ -56,7 +56,7 @@ def close(got, want, what):
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_ops(ptx, name):
     worked = 0
-    for call in CALLS[name][: 4 if ptx == 80 else 1]:
+    for call in CALLS[name][:4]:
         machine.set_device("cpu")
         wants = next((w for w in (None, {1}, set()) if works(name, call, w)), "none")
         machine.set_device("cuda")
