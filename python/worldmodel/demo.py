@@ -56,6 +56,8 @@ class Recipe:
     world_first: int = 1500
     """Updates of the world in the first round, and in each later one:"""
     world_more: int = 250
+    looks: int = 2
+    """Frames the policy sees: more where speeds matter."""
     policy: TrainPolicy | None = field(default_factory=TrainPolicy)
     policy_first: int = 50
     """Rounds of imagination in the first round, and in each later one:"""
@@ -83,32 +85,34 @@ RECIPES = {
     ),
     "takecover": Recipe(
         "VizdoomTakeCover-v1",
-        (16, 64),
-        DOOM,
-        first=6000,
-        more=2500,
+        (24, 64),
+        {"frame_skip": 4, "crop": (80, 0, 120, 320)},  # what is thrown sinks as it comes nearer
+        first=8000,
+        more=5000,
         rounds=12,
         hold=8,
         world=TrainWorld(lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=8),
-        world_first=3000,
-        world_more=600,
-        policy=TrainPolicy(horizon=4, gamma=0.985, reward_scale=0.01),
+        world_first=2500,
+        world_more=400,
+        looks=4,
+        policy=TrainPolicy(gamma=0.97, entropy=0.1, lived_lam=0.95, reward_scale=0.01),
         policy_first=60,
         policy_more=60,
+        calm=0.04,
         episodes=100,
     ),
     "cartpole": Recipe(
         "CartPole-v1",
         (24, 72),
         {"pixels": "render", "crop": (150, 0, 200, 600), "frame_skip": 2},
-        first=2500,
-        more=1000,
-        rounds=8,
+        first=5000,
+        more=2500,
         hold=2,
         world=TrainWorld(lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=8),
-        world_first=1000,
         world_more=200,
-        policy=TrainPolicy(gamma=0.97, entropy=0.05, lived_lam=0.95, reward_scale=0.015),
+        looks=4,
+        policy=TrainPolicy(gamma=0.97, entropy=0.1, lived_lam=0.95, reward_scale=0.015),
+        calm=0.04,
         episodes=30,
     ),
     "breakout": Recipe(
@@ -284,7 +288,7 @@ class _Demo:
 
         machine.seed(self.s.seed)
         world = World.create(replay, size=self.r.size, backbone=self.r.backbone, seed=self.s.seed)
-        return world, Policy.for_world(world) if self.r.policy else None
+        return world, Policy.for_world(world, frames=self.r.looks) if self.r.policy else None
 
     def restore(self, learner: WorldLearner) -> None:
         if any(name.startswith("world") for name in self.stages.done):
