@@ -150,9 +150,11 @@ static PyObject *threads(PyObject *m, PyObject *unused) { (void)m, (void)unused;
 static PyObject *pool(PyObject *m, PyObject *unused) {
     (void)m, (void)unused;
     wm_pool_counts c = wm_pool_count();
+    size_t own = c.bytes_in_use;
     for (int i = 1; i < WM_DEVICES; i++)
         if (wm_devices[i]) wm_devices[i]->count(&c);
-    return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K}", "overruns", c.overruns, "misses", c.misses, "bytes_in_use", c.bytes_in_use, "bytes_idle", c.bytes_idle, "bytes_peak", c.bytes_peak);
+    return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K}", "overruns", c.overruns, "misses", c.misses, "bytes_in_use", c.bytes_in_use,
+                         "bytes_on_devices", c.bytes_in_use - own, "bytes_idle", c.bytes_idle, "bytes_peak", c.bytes_peak);
 }
 
 static PyObject *pool_trim(PyObject *m, PyObject *unused) {
@@ -216,9 +218,9 @@ static PyMethodDef functions[] = {
     {"set_matmul", set_matmul, METH_O, "set_matmul(how)\n--\n\nHow CUDA multiplies matrices: 'exact' (float32), 'split' (tensor cores, floats in three bf16 terms), 'bf16' (tensor cores, rounded inputs; attention too) or 'cublas'."},
     {"set_threads", set_threads, METH_O, "set_threads(n)\n--\n\nHow many threads a kernel may use.  Results do not depend on it."},
     {"threads", threads, METH_NOARGS, "threads()\n--\n\nHow many threads a kernel may use."},
-    {"pool", pool, METH_NOARGS, "pool()\n--\n\nThe memory pool's counts: misses, bytes_in_use, bytes_idle, bytes_peak, overruns."},
+    {"pool", pool, METH_NOARGS, "pool()\n--\n\nThe memory pool's counts: misses, bytes_in_use (bytes_on_devices of them), bytes_idle, bytes_peak, overruns."},
     {"pool_trim", pool_trim, METH_NOARGS, "pool_trim()\n--\n\nHand idle blocks back to the system; the peak starts anew."},
-    {"pool_limit", pool_limit, METH_O, "pool_limit(bytes)\n--\n\nRaise MemoryError rather than hold more; 0: no limit."},
+    {"pool_limit", pool_limit, METH_O, "pool_limit(bytes)\n--\n\nRaise MemoryError rather than hold more on the processor; 0: no limit."},
     {"pool_guard", pool_guard, METH_O, "pool_guard(on)\n--\n\nTests: fill new blocks with NaN and count writes past their ends."},
     {"guard_nan", guard_nan, METH_O, "guard_nan(on)\n--\n\nLook for NaN and infinity after every op, and raise RuntimeError naming the op."},
     {0},
