@@ -49,7 +49,7 @@ class Collect:
     sheet: str | None = None
     """Also write a contact sheet (PNG)."""
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .data import collect, contact_sheet
 
         policy = _policy(self.policy) if self.policy else None
@@ -92,7 +92,7 @@ class Train:
     report: str | None = None
     """Folder for a report on the held-out episodes."""
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .data import Replay
         from .train import train_world
         from .train.recipes import DIAMOND_WORLD, fill_in
@@ -137,7 +137,7 @@ class Learn:
     """diamond: its actor-critic with an LSTM, by REINFORCE, as published but for flags that are given."""
     policy: Annotated[TrainPolicy, tyro.conf.arg(name="")] = field(default_factory=TrainPolicy)
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .data import Replay
         from .train import train_actor_critic, train_policy
         from .train.recipes import actor_critic_settings
@@ -175,7 +175,7 @@ class Eval:
     seed: int = 10_000
     """Of the first episode; the others count up."""
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .data import Replay
         from .train import evaluate
 
@@ -217,7 +217,7 @@ class Play:
     policy: str | None = None
     """Let this policy play."""
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .play import play
         from .world import World
 
@@ -246,7 +246,7 @@ class Export:
     episode: int = 0
     """Which episode to film."""
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .data import Replay, save_mp4
 
         replay = Replay.open(self.replay)
@@ -277,7 +277,7 @@ class Convert:
     storage: Literal["float32", "bfloat16", "int8"] = "float32"
     """Open-Oasis: how its weights are kept; bfloat16 halves them, int8 also computes in whole numbers."""
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .world import World
 
         parts = {"vae": self.vae, "storage": self.storage} if self.vae else {}
@@ -309,7 +309,7 @@ class Bench:
     seconds: float = 3.0
     """For each."""
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .bench import step_speed
 
         step_speed(self.backbone, self.size, self.lanes, self.seconds)
@@ -319,7 +319,7 @@ class Bench:
 class Info:
     """Say what is installed and what this machine can do."""
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from importlib.util import find_spec
 
         from . import machine
@@ -356,7 +356,7 @@ def _policy(path: str) -> Any:
 class DemoCommand(Demo):
     """Learn to play Doom inside a dream: collect, learn the world, learn a policy in it, prove it outside."""
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .demo import demo
 
         demo(self)
@@ -382,7 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
         VERBS, args=arguments, prog="worldmodel", description=__doc__
     )
     try:
-        command.run()
+        command()
     except KeyboardInterrupt:
         print("worldmodel: interrupted; what was done is kept", file=sys.stderr)
         return 130

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import worldmodel as wm
-from worldmodel import demo
+from worldmodel import cli, demo
 from worldmodel.train import PolicyLearner, TrainPolicy, TrainWorld, WorldLearner, loop
 from worldmodel.train.report import world_report
 
@@ -71,6 +71,15 @@ def test_it_leaves_everything_behind(undisturbed):
     assert "CartPole-v1" in (folder / "report.md").read_text()
     assert report["real_return_mean"] == about["real_return_mean"]
     assert len(weights(folder)) > 20
+
+
+@pytest.mark.parametrize("where", [[], ["--run", "here"]])
+def test_the_command_line_runs_it(small, tmp_path, monkeypatch, capsys, where):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--env", "small", "--quiet", *where]) == 0, capsys.readouterr().err
+    folder = tmp_path / ("here" if where else "runs/small")
+    assert (folder / "report.md").exists() and (folder / "policy.safetensors").exists()
+    assert cli.main(["demo", "--env", "chess"]) == 2 and "env must be one of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
