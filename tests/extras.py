@@ -117,7 +117,7 @@ def check_missing(wheel: str, root: Path) -> None:
 def main() -> None:
     wheel = str(Path(sys.argv[1]).resolve())
     with tempfile.TemporaryDirectory() as temporary:
-        root = Path(sys.argv[2] if len(sys.argv) > 2 else temporary)
+        root = Path(sys.argv[2] if len(sys.argv) > 2 else temporary).resolve()
         check_missing(wheel, root)
         print("without extras: every error names its pip command")
         with ThreadPoolExecutor(2) as pool:
