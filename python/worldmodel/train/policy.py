@@ -125,6 +125,16 @@ class Imagined:
     continues: np.ndarray
 
 
+def acted_windows(batch: Batch, replay: Replay, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Count windows whose last frame is real and is acted on: (frames, features of the actions that led to each)."""
+    alive = batch.frame_known[:, -1] & batch.mask[:, -1] & batch.acted[:, -1]
+    rows = np.argsort(~alive, kind="stable")[:count]
+    features = replay.features(batch)
+    led = np.zeros_like(features)
+    led[:, 1:] = features[:, :-1]
+    return batch.frames[rows], led[rows]
+
+
 class Imagination:
     """Imagined episodes of a policy from the real frames of a replay."""
 
@@ -147,24 +157,16 @@ class Imagination:
         """Start every lane from real frames; returns the frames (N,context,H,W,C) and the features of the
         last action (N,F)."""
         n, common = self.world.context, self.starts - self.rare_count
-        parts = [self._windows(self.replay.sample(self.rng, 2 * common + 8, n), common)] if common else []
+        parts = [acted_windows(self.replay.sample(self.rng, 2 * common + 8, n), self.replay, common)] if common else []
         if self.rare_count:
             parts.append(
-                self._windows(self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, 6)), self.rare_count)
+                acted_windows(
+                    self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, 6)), self.replay, self.rare_count
+                )
             )
         frames, led = (np.concatenate([part[k] for part in parts]).repeat(self.siblings, 0) for k in (0, 1))
         self.sampler.reset(frames, led, self.rng.integers(0, 2**63, self.starts, np.uint64).repeat(self.siblings))
         return frames, led[:, -1]
-
-    def _windows(self, batch: Batch, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Count windows whose last frame is real and is acted on: (frames, features of the actions that led
-        to each)."""
-        alive = batch.frame_known[:, -1] & batch.mask[:, -1] & batch.acted[:, -1]
-        rows = np.argsort(~alive, kind="stable")[:count]
-        features = self.replay.features(batch)
-        led = np.zeros_like(features)
-        led[:, 1:] = features[:, :-1]
-        return batch.frames[rows], led[rows]
 
     def every_action(self, policy: Policy) -> bool:
         """Whether siblings begin with one action each: then there are as many of them as choices of the only slot."""

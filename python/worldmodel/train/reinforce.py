@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..data import Batch, Replay
+from ..data import Replay
 from ..models.diamond import RecurrentPolicy
 from ..models.diamond.actor_critic import SALT_ACTION
 from ..optim import AdamW
@@ -28,7 +28,7 @@ from ..sampling import streams
 from ..tensor import Tape, Tensor, no_grad
 from ..world import World, check_fits
 from .loop import Budget, Diverged, Run
-from .policy import lambda_returns
+from .policy import acted_windows, lambda_returns
 
 
 @dataclass
@@ -195,13 +195,3 @@ def reinforce_loss(
     actor = ops.mean(ops.mul(log_prob, Tensor(np.ascontiguousarray(gain, np.float32))))
     critic = ops.mse(values, Tensor(np.ascontiguousarray(returns, np.float32)))
     return ops.sub(critic * s.value - actor, entropy * s.entropy), entropy
-
-
-def acted_windows(batch: Batch, replay: Replay, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count windows whose last frame is real and is acted on: (frames, features of the actions that led to each)."""
-    alive = batch.frame_known[:, -1] & batch.mask[:, -1] & batch.acted[:, -1]
-    rows = np.argsort(~alive, kind="stable")[:count]
-    features = replay.features(batch)
-    led = np.zeros_like(features)
-    led[:, 1:] = features[:, :-1]
-    return batch.frames[rows], led[rows]
