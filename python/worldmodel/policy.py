@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from . import nn, ops
-from .checkpoint import read_tensors, write_tensors
+from .checkpoint import read_tensors
+from .models.acting import FORMAT, FramePolicy
 from .models.encoder import FrameEncoder
 from .sampling import streams
-from .spaces import SlotTable, space_from_json
+from .spaces import SlotTable
 from .tensor import Plan, Tape, Tensor
 
-FORMAT = 1
 LOG_STD = (-5.0, 1.0)
 """Range of a continuous action's log standard deviation."""
 
@@ -114,7 +114,7 @@ class ActionHead(nn.Module):
         return self._table.compose(values, index)
 
 
-class Policy(nn.Module):
+class Policy(FramePolicy):
     """An actor and a critic on one encoder."""
 
     def __init__(
@@ -128,7 +128,7 @@ class Policy(nn.Module):
         frames: int = 2,
         environment: dict[str, Any] | None = None,
     ):
-        self._settings = {
+        settings = {
             "frame_shape": list(frame_shape),
             "action_space": action_space,
             "width": width,
@@ -138,8 +138,8 @@ class Policy(nn.Module):
             "frames": frames,
             "environment": environment,
         }
-        self._table = SlotTable.of(space_from_json(action_space))
-        self._shape, self._frames = tuple(frame_shape), frames
+        super().__init__(settings)
+        self._frames = frames
         self.encoder = FrameEncoder(self._shape, frames, width, features)
         self.action = nn.Linear(self._table.feature_size, features, bias=False)
         self.trunk = nn.Linear(features, features, act="silu")
@@ -147,27 +147,6 @@ class Policy(nn.Module):
         self.critic = nn.Linear(features, bins, init=nn.zeros)
         self._bins = ops.two_hot_bins(count=bins, high=limit)
         self._plans: dict[tuple[int, bool], _Acting] = {}
-
-    @classmethod
-    def for_world(cls, world: Any, **settings: Any) -> Policy:
-        """A policy for a world's frames and actions; it remembers which real environment they are of."""
-        settings = {"environment": world.config.environment, **settings}
-        return cls(world.config.frame_shape, world.config.action_space, **settings)
-
-    @property
-    def table(self) -> SlotTable:
-        """The action space as slots."""
-        return self._table
-
-    @property
-    def frame_shape(self) -> tuple[int, int, int]:
-        """(H,W,C) of the frames it sees."""
-        return self._shape
-
-    @property
-    def environment(self) -> dict[str, Any] | None:
-        """What `data.environment(**it)` makes the real environment of, where it is known."""
-        return self._settings["environment"]
 
     def forward(self, frames: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """frames (B,n,H,W,C) uint8, the features of the action before (B,F) -> action distribution (B,D),
@@ -198,11 +177,7 @@ class Policy(nn.Module):
         Returns (N actions, state).  Random draws depend on seed, lane and step only.
         """
         N = len(frames)
-        if frames.shape[1:] != self._shape or frames.dtype != np.uint8:
-            raise ValueError(
-                f"Policy: frames must be (N, {', '.join(map(str, self._shape))}) uint8, "
-                f"got {frames.shape} {frames.dtype}"
-            )
+        self._check_frames(frames)
         if state is None:
             state = {
                 "past": np.repeat(frames[:, None], self._frames, 1),
@@ -225,14 +200,6 @@ class Policy(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_plans": {}}  # plans are made again when they are wanted
-
-    def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
-        """Weights and settings in one safetensors file, atomically."""
-        write_tensors(
-            path,
-            self.state_dict(),
-            {"worldmodel": {"format": FORMAT, "kind": "policy", "settings": self._settings, **extra}},
-        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Any:

@@ -6,22 +6,16 @@ actions, state = policy(frames, first, state)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ... import nn, ops
-from ...checkpoint import write_tensors
 from ...sampling import streams
-from ...spaces import SlotTable, space_from_json
 from ...tensor import Tensor
+from ..acting import FramePolicy
 from .blocks import SmallResidual, conv3, lstm_start
-
-FORMAT = 1
-MAKE = "recurrent"
-"""What the file of such a policy says of its make."""
 
 SALT_ACTION = 231
 
@@ -83,8 +77,10 @@ class ActorCritic(nn.Module):
         return self.actor_linear(h), ops.reshape(self.critic_linear(h), (-1,)), h, c
 
 
-class RecurrentPolicy(nn.Module):
+class RecurrentPolicy(FramePolicy):
     """The actor-critic as a policy of a Discrete action space: collects, evaluates, plays, is saved like any other."""
+
+    make = "recurrent"
 
     def __init__(
         self,
@@ -95,7 +91,7 @@ class RecurrentPolicy(nn.Module):
         lstm: int = 512,
         environment: dict[str, Any] | None = None,
     ):
-        self._settings = {
+        settings = {
             "frame_shape": list(frame_shape),
             "action_space": action_space,
             "channels": list(channels),
@@ -103,11 +99,11 @@ class RecurrentPolicy(nn.Module):
             "lstm": lstm,
             "environment": environment,
         }
-        self._table = SlotTable.of(space_from_json(action_space))
+        super().__init__(settings)
         slots = self._table.slots
         if len(slots) != 1 or slots[0].kind != "categorical":
             raise ValueError(f"RecurrentPolicy: acts in Discrete spaces only, not in {self._table.space}")
-        self._shape, self._lstm = tuple(frame_shape), lstm
+        self._lstm = lstm
         self.actor_critic = ActorCritic(self._shape, slots[0].n, channels, down, lstm)
 
     @classmethod
@@ -115,23 +111,7 @@ class RecurrentPolicy(nn.Module):
         """A policy for a world's frames and actions; as published, with fewer halvings where frames are small."""
         H, W, _ = world.config.frame_shape
         halvings = max(1, min(4, min(H, W).bit_length() - 2))
-        settings = {"environment": world.config.environment, "down": [1] * halvings + [0] * (4 - halvings), **settings}
-        return cls(world.config.frame_shape, world.config.action_space, **settings)
-
-    @property
-    def table(self) -> SlotTable:
-        """The action space as slots."""
-        return self._table
-
-    @property
-    def frame_shape(self) -> tuple[int, int, int]:
-        """(H,W,C) of the frames it sees."""
-        return self._shape
-
-    @property
-    def environment(self) -> dict[str, Any] | None:
-        """What `data.environment(**it)` makes the real environment of, where it is known."""
-        return self._settings["environment"]
+        return super().for_world(world, **{"down": [1] * halvings + [0] * (4 - halvings), **settings})
 
     @property
     def lstm_features(self) -> int:
@@ -155,11 +135,7 @@ class RecurrentPolicy(nn.Module):
         Returns (N actions, state).  Random draws depend on seed, lane and step only.
         """
         N = len(frames)
-        if frames.shape[1:] != self._shape or frames.dtype != np.uint8:
-            raise ValueError(
-                f"Policy: frames must be (N, {', '.join(map(str, self._shape))}) uint8, "
-                f"got {frames.shape} {frames.dtype}"
-            )
+        self._check_frames(frames)
         if state is None:
             none = np.zeros((N, self._lstm), np.float32)
             start = streams(np.uint64(seed) * np.uint64(1 << 20) + np.arange(N, dtype=np.uint64))
@@ -173,8 +149,3 @@ class RecurrentPolicy(nn.Module):
         stream[:, 3] += 1
         actions = [self._table.decode(codes[i]) for i in range(N)]
         return actions, {"h": np.array(h.numpy()), "c": np.array(c.numpy()), "stream": stream}
-
-    def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
-        """Weights and settings in one safetensors file, atomically; `Policy.load` reads it."""
-        about = {"format": FORMAT, "kind": "policy", "make": MAKE, "settings": self._settings, **extra}
-        write_tensors(path, self.state_dict(), {"worldmodel": about})
