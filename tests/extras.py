@@ -41,6 +41,23 @@ save_mp4("x.mp4", frames)
 seen = wm.Replay.from_video(["x.mp4"], "b", frames=None).episode(0).frames
 assert (np.asarray(seen) == frames).all()
 """,
+    "lerobot": """
+import json, pyarrow as pa, pyarrow.parquet as pq
+from pathlib import Path
+from worldmodel.data.render import save_mp4
+frames = np.asarray(replay("a").episode(0).frames)
+root = Path("toy")
+(root / "meta").mkdir(parents=True)
+features = {"action": {"dtype": "float32", "shape": [2]}, "cam": {"dtype": "video", "shape": [16, 16, 3]}}
+info = {"codebase_version": "v2.1", "fps": 15, "features": features, "data_path": "d{episode_index}.parquet"}
+(root / "meta" / "info.json").write_text(json.dumps(info | {"video_path": "v{episode_index}.mp4"}))
+(root / "meta" / "episodes.jsonl").write_text('{"episode_index": 0, "length": 9}')
+t = np.arange(9)
+rows = {"action": [[0.5, float(i)] for i in t], "timestamp": t / 15, "frame_index": t, "episode_index": 0 * t}
+pq.write_table(pa.table(rows), root / "d0.parquet")
+save_mp4(root / "v0.mp4", frames, fps=15)
+assert (np.asarray(wm.Replay.from_lerobot(root, "b", frames=None).episode(0).frames) == frames).all()
+""",
     "play": """
 import os; os.environ["SDL_VIDEODRIVER"] = "dummy"
 from worldmodel.envs.window import *
@@ -79,6 +96,7 @@ MISSING = {
     "classic": 'wm.collect("CartPole-v1", 5)',
     "minari": 'wm.Replay.from_minari("x/y-v0")',
     "video": 'wm.Replay.from_video(["x.mp4"], "b")',
+    "lerobot": 'wm.Replay.from_lerobot("x", "b")',
 }
 
 

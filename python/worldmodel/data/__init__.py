@@ -8,6 +8,7 @@ from .convert import from_arrays, from_minari, from_video, to_minari
 from .environment import Environment, environment
 from .episode import Episode
 from .index import ArraySpec
+from .lerobot import from_lerobot
 from .render import contact_sheet, save_gif, save_mp4, save_png
 from .replay import Replay
 from .resize import resize_area
@@ -26,6 +27,7 @@ __all__ = [
     "contact_sheet",
     "environment",
     "from_arrays",
+    "from_lerobot",
     "from_minari",
     "from_video",
     "resize_area",

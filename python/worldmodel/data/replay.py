@@ -42,7 +42,7 @@ from .store import Store
 
 class Replay:
     """Episodes of one environment (or video set).  Open with `Replay.open`, `create`, `from_arrays`,
-    `from_minari`, `from_video`.
+    `from_minari`, `from_lerobot`, `from_video`.
 
     `len(replay)` is the number of episodes, `num_steps` of transitions.  `split` gives replays over the same
     files.
@@ -121,6 +121,15 @@ class Replay:
         from .convert import from_video
 
         return from_video(files, path, **kwargs)
+
+    @classmethod
+    def from_lerobot(cls, folder: Any, path: str | os.PathLike | None = None, **kwargs: Any) -> Replay:
+        """A new replay from a LeRobot dataset's folder (versions 2.0, 2.1, 3.0): see
+        `worldmodel.data.lerobot.from_lerobot`.
+        """
+        from .lerobot import from_lerobot
+
+        return from_lerobot(folder, path, **kwargs)
 
     def to_minari(self, dataset_id: str, **kwargs: Any) -> Any:
         """Export to a local Minari dataset, pixels exact: see `worldmodel.data.convert.to_minari`."""

@@ -60,12 +60,16 @@ def read_video(file: str | Path, size: tuple[int, int] | None = None, every: int
     try:
         with av.open(str(file)) as container:
             stream = container.streams.video[0]
-            codec, layout = stream.codec_context.name, stream.codec_context.pix_fmt or ""
-            rate = float(stream.average_rate or 0)
+            exact, rate = is_exact(stream), float(stream.average_rate or 0)
     except (av.error.FFmpegError, IndexError) as error:
         raise ValueError(f"{file}: not a video that can be decoded ({error})") from None
-    exact = layout.startswith(RGB) and (codec in ALWAYS_EXACT or codec in EXACT_AS_RGB)
     return Video(_decode(av, Path(file), size, every), rate / every, not exact)
+
+
+def is_exact(stream: Any) -> bool:
+    """Whether a video stream holds the pixels as they were."""
+    codec, layout = stream.codec_context.name, stream.codec_context.pix_fmt or ""
+    return layout.startswith(RGB) and (codec in ALWAYS_EXACT or codec in EXACT_AS_RGB)
 
 
 def _decode(av: Any, file: Path, size: tuple[int, int] | None, every: int) -> Iterator[np.ndarray]:
