@@ -1,11 +1,13 @@
-"""Laws that hold for every op, on the calls of calls.json: what one run gives, threads, replays, plans, checkpoints and
-gradients asked for one by one give too, bit for bit (the last: to rounding, since the compiler may fuse otherwise)."""
+"""Laws that hold for every op, on the calls of calls.json: what one run gives, threads (on emulated CUDA: orders of
+threads and blocks), replays, plans, checkpoints and gradients asked for one by one give too, bit for bit (the last: to
+rounding, since the compiler may fuse otherwise)."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import scheduled, schedules
 from worldmodel import Tape, Tensor, _core
 
 CALLS = json.loads(Path(__file__).with_name("calls.json").read_text())
@@ -93,14 +95,10 @@ def test_the_laws_of_every_op(kernels, name):
             continue
         worked, wants = worked + 1, attempts[0]
         want, grads, *_ = run(name, call, wants)
-        keep = _core.threads()
-        for threads in (1, 2, 3):
-            _core.set_threads(threads)
-            try:
+        for schedule in schedules():
+            with scheduled(schedule):
                 outs, g, tape, alive, leaves = run(name, call, wants)
-            finally:
-                _core.set_threads(keep)
-            assert equal(outs, want) and equal(g.values(), grads.values()), f"{threads} threads"
+            assert equal(outs, want) and equal(g.values(), grads.values()), f"schedule {schedule}"
         if name not in IN_PLACE:
             tape.replay()
             assert equal([numbers(o) for o in alive], want), "a replay"

@@ -11,7 +11,7 @@ import numpy as np
 from worldmodel import _core
 from worldmodel.tensor import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "core")]
 from test_every_op import CALLS, run, works  # noqa: E402
 
 

@@ -7,6 +7,7 @@ import emulated
 import numpy as np
 import pytest
 import tiny_dit
+from harness import scheduled
 from worldmodel import Tape, _core, machine, nn, ops
 from worldmodel.tensor import Tensor
 
@@ -38,6 +39,28 @@ def test_environment_steps_equal_the_processors():
         for name in ("rewards", "termination", "features"):
             x, y = getattr(a, name), getattr(b, name)
             assert np.abs(x - y).max() <= 1e-4 * (np.abs(x).max() + 1), name
+
+
+def gradients() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    model = tiny_dit.make()
+    with Tape() as tape:
+        loss = model.losses(tiny_dit.window_of(rng, B=1), tiny_dit.stream_of(1, 1))["frame"]
+    tape.backward(loss)
+    return [np.array(loss.numpy()), *(t.grad for t in model.parameters() if t.grad is not None)]
+
+
+def test_any_order_of_threads_and_blocks_gives_the_same_bits():
+    """Of three steps of an environment, and of the gradients of a training step (check_op asks it of every op)."""
+    machine.set_device("cuda")
+    made, right = steps("cuda"), gradients()
+    for order in (1, 2):
+        with scheduled(order):
+            again, grads = steps("cuda"), gradients()
+        for a, b in zip(made, again, strict=True):
+            for name in ("frames", "rewards", "termination", "features"):
+                assert np.array_equal(getattr(a, name), getattr(b, name)), f"order {order}: {name}"
+        assert all(np.array_equal(a, b) for a, b in zip(right, grads, strict=True)), f"order {order}: gradients"
 
 
 def test_to_copies_and_to_moves():

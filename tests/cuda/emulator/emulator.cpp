@@ -1,6 +1,6 @@
 /* emulator.cpp - the scheduler of fibers, warps and barriers, and as much of CUDA's runtime as the library calls.
 
-   Deliberately hostile: threads and blocks in the order that EMULATOR_SCHEDULE asks for (0 forward, 1 backward, n
+   Deliberately hostile: threads and blocks in the order that emulator_schedule asks for (0 forward, 1 backward, n
    shuffled), memory that begins as NaN, asynchronous copies that land as late as they may, misuse reported by thread
    and line. */
 #include "emulator.h"
