@@ -257,3 +257,39 @@ def test_linear_probe_finds_what_is_there_and_only_that():
     assert (score[:2] > 0.99).all() and score[2] < 0.1 and np.isnan(score[3])
     with pytest.raises(ValueError, match="wanted"):
         m.linear_probe(features, targets[:3], features, targets)
+
+
+@pytest.mark.parametrize("width", [4, 90])
+@pytest.mark.parametrize("each", [True, False])
+def test_grouped_probe_is_ridge_fitted_on_other_groups(width, each):
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 5)
+    x, w = rng.normal(3, 1, (60, width)) * rng.uniform(1, 3, width), rng.normal(size=(width, 2))
+    y, other, ridge = x @ w + rng.normal(size=(60, 2)), x + rng.normal(size=x.shape), 0.01
+    scale = x.std(0) if each else np.sqrt(x.var(0).sum())
+    guess = np.zeros((2, 60, 2))
+    for f in range(3):
+        fit = groups % 3 != f
+        mean = x[fit].mean(0)
+        z, goal = (x[fit] - mean) / scale, y[fit] - y[fit].mean(0)
+        v = np.linalg.solve(z.T @ z + ridge * (z**2).sum() * np.eye(width), z.T @ goal)
+        for j, seen in enumerate((x, other)):
+            guess[j, ~fit] = (seen[~fit] - mean) / scale @ v + y[fit].mean(0)
+    want = 1 - ((guess - y) ** 2).sum(1) / ((y - y.mean(0)) ** 2).sum(0)
+    got = m.grouped_probe(x, y, groups, (other,), each=each, folds=3, ridges=(ridge,))
+    assert np.allclose(got, want, atol=1e-4)
+    several = m.grouped_probe(x, y, groups, each=each, folds=3, ridges=(ridge, 1e-5, 10.0))[0]
+    assert (several >= got[0] - 1e-9).all()
+
+
+def test_grouped_probe_does_not_learn_an_episode_by_heart():
+    """What only marks the episode says nothing about another; few rows and many features do not go wild."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 10)
+    marks = np.eye(20)[groups] + 0.01 * rng.normal(size=(200, 20))
+    state = np.stack([rng.normal(size=20)[groups], np.ones(200)], 1)
+    assert -0.3 < m.grouped_probe(marks, state, groups)[0][0] < 0.1
+    noise = rng.normal(size=(200, 300))
+    score = m.grouped_probe(np.concatenate([noise, state + 5], 1), state, groups)[0]
+    assert -0.3 < score[0] and np.isnan(score[1])
+    assert -0.3 < m.grouped_probe(noise, state, groups)[0][0] < 0.2

@@ -367,3 +367,56 @@ def linear_probe(
         guess = test_x @ x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(n), y - mean) + mean
     spread = ((test_y - test_y.mean(axis=0)) ** 2).sum(axis=0)
     return 1 - _ratio(((test_y - guess) ** 2).sum(axis=0), np.where(spread > 0, spread, np.nan))
+
+
+RIDGES = tuple(10.0**k for k in range(-6, 1))
+
+
+def grouped_probe(
+    features: np.ndarray,
+    targets: np.ndarray,
+    groups: np.ndarray,
+    others: tuple[np.ndarray, ...] = (),
+    *,
+    each: bool = True,
+    folds: int = 5,
+    ridges: tuple[float, ...] = RIDGES,
+) -> list[np.ndarray]:
+    """R^2 (K,) of a ridge regression to the real state, every row guessed by a fit that has seen no row of its group.
+
+    Neighbouring frames of an episode are nearly the same, so groups, not rows, are dealt out to the folds.  The ridge
+    is, for each target, the one of the best R^2; each is a share of the features' total variance.
+
+    Args:
+        features: (N, D); targets: (N, K); groups: (N,), for instance the episode.
+        others: further (N, D) of the same rows, guessed by the same fits (imagined frames beside real ones).
+        each: every feature is scaled to variance 1; else all by one number, as suits pixels: what hardly ever changes
+            must not become loud.
+
+    Returns:
+        one (K,) for features and for each of others: 1 - residual / variance; NaN for a target that is constant.
+    """
+    y = np.asarray(targets, np.float64)
+    spread, centre = features.std(0), features.mean(0)
+    flat = spread <= 1e-9 * np.maximum(1, np.abs(centre))
+    scale = np.where(flat, np.inf, spread) if each else np.full_like(spread, np.sqrt((spread**2).sum()) + 1e-30)
+    seen = [(np.asarray(x, np.float32) - centre) / scale for x in (features, *others)]
+    inner = [np.asarray(x @ seen[0].T, np.float64) for x in seen]  # (N, N) each
+    guess = np.zeros((len(seen), len(ridges), *y.shape))
+    fold = np.unique(groups, return_inverse=True)[1] % folds
+    for f in np.unique(fold):
+        test, fit = np.flatnonzero(fold == f), np.flatnonzero(fold != f)
+        between = inner[0][np.ix_(fit, fit)]
+        column, mean = between.mean(0), y[fit].mean(0)
+        values, vectors = np.linalg.eigh(between - column - column[:, None] + between.mean())
+        wanted = vectors.T @ (y[fit] - mean)
+        for j, x in enumerate(inner):
+            across = x[np.ix_(test, fit)]
+            across = (across - across.mean(1, keepdims=True) - column + between.mean()) @ vectors
+            for k, ridge in enumerate(ridges):
+                damped = values.clip(0) + ridge * max(values.sum(), 1e-30)
+                guess[j, k, test] = across @ (wanted / damped[:, None]) + mean
+    variance = ((y - y.mean(0)) ** 2).sum(0)
+    r2 = 1 - ((guess - y) ** 2).sum(2) / np.where(variance > 0, variance, np.nan)
+    best = np.nan_to_num(r2[0], nan=-np.inf).argmax(0)
+    return [r[best, np.arange(len(best))] for r in r2]

@@ -126,7 +126,11 @@ def test_the_probe_reads_the_real_state(tmp_path):
 
     replay = wm.Replay.from_arrays(tmp_path / "r", spaces.Discrete(2), (episode() for _ in range(40)))
     found = state_probe(tiny_run.make_world(replay), replay)
-    assert found["1"][0] > 0.9 and np.isnan(found["1"][1]) and found["4"][0] > 0.5
+    assert found["names"] == ["proprio 0", "proprio 1"]
+    assert found["real"]["1"][0] > 0.95 and found["features"]["1"][0] > 0.8
+    for kind in ("real", "imagined", "features"):
+        assert found[kind].keys() == {"1", "4"} and np.isnan(found[kind]["4"][1])
+    assert found["real"]["4"][0] > 0.95 > found["imagined"]["4"][0]  # a world that has not learned forgets it
     assert state_probe(tiny_run.make_world(replay), tiny_run.make_replay(tmp_path / "none")) is None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..checkpoint import write_atomically
 from ..data import Batch, Replay
 from ..data.render import enlarge, save_gif, save_mp4, save_png
-from ..metrics import action_shuffle_ratio, decibels, derangement, drift_curves, linear_probe, mse, rollout_curves
+from ..metrics import action_shuffle_ratio, decibels, derangement, drift_curves, grouped_probe, mse, rollout_curves
 from ..models.dynamics import Window
 from ..world import World
 
@@ -109,22 +109,32 @@ def world_report(
 
 def state_probe(
     world: World, replay: Replay, seed: int = 0, count: int = 512, steps: tuple[int, ...] = (1, 4)
-) -> dict[str, list[float]] | None:
-    """How much of the real state (the replay's proprioception) a linear map reads from the features of an imagined
-    step, that many steps ahead: R^2 of each number on the odd episodes, fitted on the even ones; NaN for one that does
-    not change.  None where there is no such state, or too little of it."""
+) -> dict[str, Any] | None:
+    """How much of the real state (the replay's proprioception) a linear map reads, R^2 of each number on episodes that
+    the map has not seen; None where there is no such state, or too little of it.
+
+    {"names": of the numbers, "real": {"1": [...], "4": [...]}, "imagined": ..., "features": ...}: from the last two
+    real frames, from the last two imagined ones so many steps ahead by the same map, and from the features that the
+    world left for its heads at that step.  NaN for a number that does not change.
+    """
     batch, rows, led = windows(world, replay, count, max(steps), seed)
-    even = batch.episode[rows] % 2 == 0
-    if batch.proprio is None or min(even.sum(), (~even).sum()) < 16:
+    episodes = batch.episode[rows]
+    if batch.proprio is None or len(rows) < 32 or len(np.unique(episodes)) < 5:
         return None
     n, sampler = world.context, world.sampler(len(rows))
     sampler.reset(batch.frames[rows, :n], led[rows, :n], seeds=np.arange(len(rows)) + seed)
-    found = {}
+    real, imagined = batch.frames[rows], batch.frames[rows]
+    names = [name if size == 1 else f"{name} {k}" for name, size in replay.proprio_parts for k in range(size)]
+    found: dict[str, Any] = {"names": names, "real": {}, "imagined": {}, "features": {}}
     for t in range(max(steps)):
-        x, state = sampler.step(led[rows, n + t]).features, batch.proprio[rows, n + t]
+        step, state = sampler.step(led[rows, n + t]), batch.proprio[rows, n + t]
+        imagined[:, n + t] = step.frames
         if t + 1 in steps:
-            r2 = linear_probe(x[even], state[even], x[~even], state[~even])
-            found[str(t + 1)] = [round(float(v), 3) for v in r2]
+            before, after = (x[:, n + t - 1 : n + t + 1].reshape(len(rows), -1) for x in (real, imagined))
+            pictures = grouped_probe(before, state, episodes, (after,), each=False)
+            read = (*pictures, *grouped_probe(step.features, state, episodes))
+            for kind, r2 in zip(("real", "imagined", "features"), read, strict=True):
+                found[kind][str(t + 1)] = [round(float(v), 3) for v in r2]
     return found
 
 
@@ -265,6 +275,17 @@ def write_report(folder: Path, about: dict[str, Any]) -> None:
     write_atomically(folder / "report.md", _markdown(folder, about).encode())
 
 
+def _probe_table(probe: dict[str, Any]) -> list[str]:
+    """What a linear map reads of the state from real and imagined pictures."""
+    names = ", ".join(probe["names"])
+    lines = [f"The real state ({names}) read by a linear map, R^2 of each number on episodes it has not seen:", ""]
+    lines += ["| steps ahead | real frames | imagined frames | the world's features |", "|---|---|---|---|"]
+    for steps in probe["real"]:
+        cells = (", ".join(f"{v:.2f}" for v in probe[k][steps]) for k in ("real", "imagined", "features"))
+        lines.append(f"| {steps} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def _markdown(folder: Path, about: dict[str, Any]) -> str:
     lines = [f"# {about['env']}", ""]
     if "real_return_mean" in about:
@@ -301,8 +322,8 @@ def _markdown(folder: Path, about: dict[str, Any]) -> str:
         f"self-fed against teacher-forced: {about.get('self_fed_gap_db')} dB.",
         "",
     ]
-    for steps, r2 in about.get("state_probe_r2", {}).items():
-        lines += [f"Linear probe of the real state, {steps} imagined step(s) ahead, R^2 of each number: {r2}.", ""]
+    if probe := about.get("state_probe_r2"):
+        lines += _probe_table(probe)
     if other := about.get("counterfactual"):
         lines += [
             f"Futures of other actions from {other['states']} states, each action held (the real environment put back "
