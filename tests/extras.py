@@ -86,6 +86,11 @@ from stable_baselines3 import PPO
 wm.World.create(replay("a"), size="T", backbone="unet").save("w.safetensors")
 env = gym.make("worldmodel/Imagined-v0", world="w.safetensors", max_episode_steps=8)
 PPO("MlpPolicy", env, n_steps=16, batch_size=8).learn(16)
+from stable_baselines3.common.vec_env import VecMonitor
+from worldmodel.envs.sb3 import VecEnv
+model = PPO("MlpPolicy", VecMonitor(VecEnv("w.safetensors", 8, max_episode_steps=8)), n_steps=16, batch_size=32)
+model.learn(256)
+assert model.num_timesteps == 256 and len(model.ep_info_buffer) and model.ep_info_buffer[0]["l"] <= 8
 """,
 }
 BEFORE = {"sb3": ["torch==2.13.0"]}  # a CPU build, before anything asks for another
@@ -96,6 +101,7 @@ MISSING = {
     "classic": 'wm.collect("CartPole-v1", 5)',
     "minari": 'wm.Replay.from_minari("x/y-v0")',
     "video": 'wm.Replay.from_video(["x.mp4"], "b")',
+    "sb3": "import worldmodel.envs.sb3",
     "lerobot": 'wm.Replay.from_lerobot("x", "b")',
 }
 
