@@ -98,7 +98,7 @@ def emulator() -> ctypes.CDLL:
     """The library that this process uses as its CUDA device, for its own controls: emulator_schedule and others."""
     lib = ctypes.CDLL(os.environ["WORLDMODEL_CUDA_LIBRARY"])
     if is_emulator(lib):
-        lib.emulator_launched.restype = ctypes.c_char_p
+        lib.emulator_launched.restype = lib.emulator_waits.restype = ctypes.c_char_p
         lib.emulator_count.restype = ctypes.c_ulonglong
     return lib
 

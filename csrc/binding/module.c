@@ -247,7 +247,7 @@ static int execute(PyObject *m) {
     if (PyArray_ImportNumPyAPI() < 0 || choose_kernels() < 0) return -1;
     if (add_type(m, &st->Tensor, &wm_Tensor_spec) < 0 || add_type(m, &st->Tape, &wm_Tape_spec) < 0 ||
         add_type(m, &st->Plan, &wm_Plan_spec) < 0 || add_type(m, &st->Arena, &wm_Arena_spec) < 0 || wm_add_ops(m, st) < 0) return -1;
-    if (PyModule_AddFunctions(m, wm_tensor_functions) < 0 || PyModule_AddFunctions(m, wm_tape_functions) < 0 ||
+    if (PyModule_AddFunctions(m, wm_dlpack_functions) < 0 || PyModule_AddFunctions(m, wm_tape_functions) < 0 ||
         PyModule_AddFunctions(m, wm_train_functions) < 0) return -1;
     if (!hooked) wm_threads = omp_get_max_threads(), wm_poll = poll_signals, pthread_atfork(NULL, NULL, after_fork);
     hooked = true;

@@ -1,4 +1,4 @@
-/* tensor.c - Tensor: numbers shared with NumPy, the buffer protocol and DLPack without copying.
+/* tensor.c - Tensor: numbers shared with NumPy and the buffer protocol without copying (dlpack.c: with anybody else).
 
    class Tensor:
        def __new__(cls, data, dtype=None, needs_grad=False, copy=False): ...
@@ -7,7 +7,6 @@
        def zero_grad(self): ...  def retain_grad(self): ...
        def __dlpack__(self, ...): ...                                                     */
 #include "binding.h"
-#include "dlpack.h"
 
 static int numpy_type(int dtype) {
     switch (dtype) {
@@ -152,7 +151,7 @@ static void Tensor_dealloc(TensorObject *o) {
 
 /* ---- out: views that keep the memory alive ---------------------------------------------------- */
 
-static void export_over(wm_memory *memory) {
+void wm_export_ends(wm_memory *memory) {
     __atomic_add_fetch(&memory->version, 1, __ATOMIC_RELEASE);
     __atomic_sub_fetch(&memory->exports, 1, __ATOMIC_ACQ_REL);
     wm_memory_drop(memory);
@@ -160,10 +159,10 @@ static void export_over(wm_memory *memory) {
 
 static void export_ends(PyObject *capsule) {
     wm_memory *m = PyCapsule_GetPointer(capsule, "worldmodel.export");
-    export_over(m);
+    wm_export_ends(m);
 }
 
-static void export_begins(wm_memory *m) {
+void wm_export_begins(wm_memory *m) {
     wm_memory_keep(m);
     __atomic_add_fetch(&m->exports, 1, __ATOMIC_ACQ_REL);
 }
@@ -174,12 +173,12 @@ static PyObject *array_over(wm_memory *m, void *data, int type, const wm_tensor 
     PyObject *a = PyArray_SimpleNewFromData(t->ndim, shape, type, data);
     PyObject *capsule = a ? PyCapsule_New(m, "worldmodel.export", export_ends) : NULL;
     if (!capsule) { Py_XDECREF(a); return NULL; }
-    export_begins(m);
+    wm_export_begins(m);
     if (PyArray_SetBaseObject((PyArrayObject *)a, capsule) < 0) Py_CLEAR(a);
     return a;
 }
 
-static int awake(const wm_tensor *t) {
+int wm_awake(const wm_tensor *t) {
     if (t->raw) return 0;
     PyErr_SetString(PyExc_RuntimeError, "Tensor: it belongs to a checkpoint and holds no numbers now");
     return -1;
@@ -204,8 +203,8 @@ static PyObject *Tensor_numpy(TensorObject *o, PyObject *unused) {
     if (type < 0)
         return PyErr_Format(PyExc_TypeError, "Tensor: NumPy has no %s; cast it to float32 first (ops.cast)",
                             wm_dtype_name((wm_dtype)o->t->dtype));
-    if (o->t->device) return awake(o->t) < 0 ? NULL : copied(o->t, o->t->raw, type);
-    return awake(o->t) < 0 ? NULL : array_over(o->t->memory, o->t->raw, type, o->t);
+    if (o->t->device) return wm_awake(o->t) < 0 ? NULL : copied(o->t, o->t->raw, type);
+    return wm_awake(o->t) < 0 ? NULL : array_over(o->t->memory, o->t->raw, type, o->t);
 }
 
 static PyObject *Tensor_array(TensorObject *o, PyObject *args, PyObject *kw) {
@@ -223,7 +222,7 @@ static PyObject *Tensor_item(TensorObject *o, PyObject *unused) {
     (void)unused;
     const wm_tensor *t = o->t;
     if (t->size != 1) return PyErr_Format(PyExc_ValueError, "item: the tensor has %lld numbers, not one", (long long)t->size);
-    if (awake(t) < 0) return NULL;
+    if (wm_awake(t) < 0) return NULL;
     union { float f; wm_bf16 bf16; uint8_t u8; int32_t i32; } x = {0};
     if (wm_copy_between(WM_CPU, &x, t->device, t->raw, wm_dtype_size((wm_dtype)t->dtype)) < 0) return wm_raise();
     switch (t->dtype) {
@@ -269,7 +268,7 @@ int wm_device_from(PyObject *name, const char *who) {
 static PyObject *Tensor_to(TensorObject *o, PyObject *name) {
     wm_tensor *t = o->t;
     int device = wm_device_from(name, "to");
-    if (device < 0 || awake(t) < 0) return NULL;
+    if (device < 0 || wm_awake(t) < 0) return NULL;
     if (device == t->device) return Py_NewRef((PyObject *)o);
     wm_tensor *there = wm_tensor_new(device, (wm_dtype)t->dtype, t->ndim, t->shape);
     if (there && wm_copy_between(device, there->raw, t->device, t->raw, (size_t)t->size * wm_dtype_size((wm_dtype)t->dtype)) < 0)
@@ -280,7 +279,7 @@ static PyObject *Tensor_to(TensorObject *o, PyObject *name) {
 
 static PyObject *Tensor_to_(TensorObject *o, PyObject *name) {
     int device = wm_device_from(name, "to_");
-    if (device < 0 || awake(o->t) < 0) return NULL;
+    if (device < 0 || wm_awake(o->t) < 0) return NULL;
     if (wm_tensor_send(o->t, device) < 0) return wm_raise();
     return Py_NewRef((PyObject *)o);
 }
@@ -380,7 +379,7 @@ static int Tensor_getbuffer(TensorObject *o, Py_buffer *view, int flags) {
     static char *const formats[] = {[WM_F32] = "f", [WM_BF16] = "H", [WM_U8] = "B", [WM_I32] = "i"};
     wm_tensor *t = o->t;
     view->obj = NULL;
-    if (awake(t) < 0) return -1;
+    if (wm_awake(t) < 0) return -1;
     if (t->device) {
         PyErr_Format(PyExc_BufferError, "Tensor: its numbers lie on %s; copy them with to('cpu')", wm_device_name(t->device));
         return -1;
@@ -390,7 +389,7 @@ static int Tensor_getbuffer(TensorObject *o, Py_buffer *view, int flags) {
     Py_ssize_t size = (Py_ssize_t)wm_dtype_size((wm_dtype)t->dtype), stride = size;
     for (int i = t->ndim; i-- > 0;) info->shape[i] = (Py_ssize_t)t->shape[i], info->strides[i] = stride, stride *= info->shape[i];
     info->memory = t->memory;
-    export_begins(t->memory);
+    wm_export_begins(t->memory);
     *view = (Py_buffer){.buf = t->raw, .obj = Py_NewRef((PyObject *)o), .len = (Py_ssize_t)t->size * size, .itemsize = size,
                         .ndim = t->ndim, .internal = info,
                         .format = flags & PyBUF_FORMAT ? formats[t->dtype] : NULL,
@@ -402,86 +401,8 @@ static int Tensor_getbuffer(TensorObject *o, Py_buffer *view, int flags) {
 static void Tensor_releasebuffer(TensorObject *o, Py_buffer *view) {
     (void)o;
     buffer_info *info = view->internal;
-    export_over(info->memory);
+    wm_export_ends(info->memory);
     PyMem_Free(info);
-}
-
-/* ---- DLPack ----------------------------------------------------------------------------------- */
-
-/* Consumers of version 1.0 pass max_version and get the versioned form, which says that they may write. */
-typedef struct {
-    union { DLManagedTensor old; DLManagedTensorVersioned managed; };
-    int64_t shape[WM_DIMS];
-} dlpack_export;
-
-static void delete_old(DLManagedTensor *m) { export_over(m->manager_ctx), free(m); }
-static void delete_versioned(DLManagedTensorVersioned *m) { export_over(m->manager_ctx), free(m); }
-
-static void dlpack_capsule_ends(PyObject *capsule) {        /* a consumer that took it has renamed it and owns it now */
-    if (PyCapsule_IsValid(capsule, "dltensor")) delete_old(PyCapsule_GetPointer(capsule, "dltensor"));
-    else if (PyCapsule_IsValid(capsule, "dltensor_versioned")) delete_versioned(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
-}
-
-static const DLDataType dl_types[] = {[WM_F32] = {kDLFloat, 32, 1}, [WM_BF16] = {kDLBfloat, 16, 1}, [WM_U8] = {kDLUInt, 8, 1}, [WM_I32] = {kDLInt, 32, 1}};
-
-static PyObject *Tensor_dlpack(TensorObject *o, PyObject *args, PyObject *kw) {
-    static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
-    PyObject *stream = Py_None, *version = Py_None, *device = Py_None, *copy = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "|$OOOO:__dlpack__", names, &stream, &version, &device, &copy)) return NULL;
-    if (copy == Py_True) return PyErr_Format(PyExc_BufferError, "__dlpack__: copies are not made here");
-    wm_tensor *t = o->t;
-    if (awake(t) < 0) return NULL;
-    if (t->device) return PyErr_Format(PyExc_BufferError, "__dlpack__: numbers on %s are not shared yet; copy them with to('cpu')",
-                                       wm_device_name(t->device));
-    dlpack_export *e = calloc(1, sizeof *e);
-    if (!e) return PyErr_NoMemory();
-    for (int i = 0; i < t->ndim; i++) e->shape[i] = t->shape[i];
-    DLTensor numbers = {t->raw, {kDLCPU, 0}, t->ndim, dl_types[t->dtype], e->shape, NULL, 0};
-    bool versioned = PyTuple_Check(version) && PyTuple_GET_SIZE(version) && PyLong_AsLong(PyTuple_GET_ITEM(version, 0)) >= 1;
-    if (versioned) e->managed = (DLManagedTensorVersioned){1, 0, t->memory, delete_versioned, 0, numbers};
-    else e->old = (DLManagedTensor){numbers, t->memory, delete_old};
-    PyObject *capsule = PyCapsule_New(e, versioned ? "dltensor_versioned" : "dltensor", dlpack_capsule_ends);
-    if (!capsule) { free(e); return NULL; }
-    export_begins(t->memory);
-    return capsule;
-}
-
-static PyObject *Tensor_dlpack_device(TensorObject *o, PyObject *unused) {
-    (void)o, (void)unused;
-    return Py_BuildValue("(ii)", kDLCPU, 0);
-}
-
-static void release_dlpack(void *managed) {
-    DLManagedTensor *m = managed;
-    PyGILState_STATE g = PyGILState_Ensure();
-    if (m->deleter) m->deleter(m);
-    PyGILState_Release(g);
-}
-
-static wm_tensor *adopt(DLManagedTensor *m) {
-    const DLTensor *d = &m->dl_tensor;
-    int dtype = WM_F32;
-    while (dtype <= WM_I32 && memcmp(&dl_types[dtype], &d->dtype, sizeof d->dtype)) dtype++;
-    if (dtype > WM_I32) return wm_fail_as(WM_TYPE, "from_dlpack: numbers must be float32, bfloat16, uint8 or int32, not type code %d of %d bits",
-                                          d->dtype.code, d->dtype.bits), NULL;
-    if (d->device.device_type != kDLCPU) return wm_fail("from_dlpack: the numbers lie on device type %d, not in main memory", d->device.device_type), NULL;
-    if (d->ndim > WM_DIMS) return wm_fail("from_dlpack: %d axes, at most %d are possible", d->ndim, WM_DIMS), NULL;
-    if (((uintptr_t)d->data + d->byte_offset) % wm_dtype_size((wm_dtype)dtype)) return wm_fail("from_dlpack: the numbers are not aligned"), NULL;
-    int64_t stride = 1;
-    for (int i = d->ndim; i-- > 0; stride *= d->shape[i])
-        if (d->strides && d->shape[i] > 1 && d->strides[i] != stride) return wm_fail("from_dlpack: the numbers are not contiguous"), NULL;
-    return wm_tensor_borrow(WM_CPU, (wm_dtype)dtype, (char *)d->data + d->byte_offset, d->ndim, d->shape, m, release_dlpack);
-}
-
-static PyObject *from_dlpack(PyObject *module, PyObject *source) {
-    module_state *st = PyModule_GetState(module);
-    PyObject *capsule = PyObject_CallMethod(source, "__dlpack__", NULL);
-    if (!capsule) return NULL;
-    DLManagedTensor *m = PyCapsule_GetPointer(capsule, "dltensor");
-    wm_tensor *t = m ? adopt(m) : NULL;
-    if (t) PyCapsule_SetName(capsule, "used_dltensor");
-    Py_DECREF(capsule);
-    return m ? wm_wrap(st->Tensor, t) : NULL;
 }
 
 /* ---- the type --------------------------------------------------------------------------------- */
@@ -495,8 +416,9 @@ static PyMethodDef Tensor_methods[] = {
     {"zero_grad", (PyCFunction)Tensor_zero_grad, METH_NOARGS, "zero_grad($self)\n--\n\nForget the gradient."},
     {"retain_grad", (PyCFunction)Tensor_retain_grad, METH_NOARGS, "retain_grad($self)\n--\n\nKeep the gradient of this result after backward."},
     {"__array__", (PyCFunction)(void (*)(void))Tensor_array, METH_VARARGS | METH_KEYWORDS, NULL},
-    {"__dlpack__", (PyCFunction)(void (*)(void))Tensor_dlpack, METH_VARARGS | METH_KEYWORDS, "A DLPack capsule that shares the numbers."},
-    {"__dlpack_device__", (PyCFunction)Tensor_dlpack_device, METH_NOARGS, "(1, 0): main memory."},
+    {"__dlpack__", (PyCFunction)(void (*)(void))wm_dlpack, METH_VARARGS | METH_KEYWORDS,
+     "A DLPack capsule that shares the numbers; stream as the array API says, so that a consumer's CUDA stream waits for ours."},
+    {"__dlpack_device__", (PyCFunction)wm_dlpack_device, METH_NOARGS, "(1, 0): main memory; (2, id): CUDA."},
     {0},
 };
 static PyGetSetDef Tensor_getset[] = {
@@ -523,8 +445,3 @@ static PyType_Slot Tensor_slots[] = {
     {0},
 };
 PyType_Spec wm_Tensor_spec = {"worldmodel.Tensor", sizeof(TensorObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, Tensor_slots};
-
-PyMethodDef wm_tensor_functions[] = {
-    {"from_dlpack", from_dlpack, METH_O, "from_dlpack(source)\n--\n\nA Tensor that shares the numbers of any object that speaks DLPack."},
-    {0},
-};

@@ -8,7 +8,9 @@
 #include "kernels.h"
 
 enum { WM_CPU, WM_CUDA, WM_DEVICES };
-enum { WM_DEVICE_ABI = 1 };
+enum { WM_DEVICE_ABI = 2 };
+
+enum { WM_ALL_STREAMS = -1 };
 
 /* What a device library gives; see kernels/cuda/library.cu. */
 typedef struct wm_device {
@@ -34,6 +36,9 @@ typedef struct wm_device {
     void (*forget)(void *graph);
     bool (*has)(const char *kernel);           /* is that kernel written? */
     int (*matmul)(const char *how);            /* choose the products' arithmetic: "exact", "bf16", "cublas"; 0 or -1 */
+    intptr_t (*stream)(void);                  /* where its work is queued */
+    int (*let_wait)(intptr_t stream);          /* that stream of others goes on when ours is done with what it was given */
+    int (*wait_for)(intptr_t stream);          /* ours, when that one is; WM_ALL_STREAMS: waits here, for whatever runs */
 } wm_device;
 
 extern int wm_device_now;                      /* where new tensors are made, unless inputs say otherwise */

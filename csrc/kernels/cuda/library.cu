@@ -170,6 +170,24 @@ static void *captured(void) {
 static int launch(void *graph) { return checked(cudaGraphLaunch((cudaGraphExec_t)graph, stream), "graph"); }
 static void forget(void *graph) { cudaGraphExecDestroy((cudaGraphExec_t)graph); }
 
+/* ---- other people's streams (DLPack) ---------------------------------------------------------------------------- */
+
+/* `later` goes on when `earlier` has done what it has been given until now. */
+static int order(cudaStream_t earlier, cudaStream_t later) {
+    cudaEvent_t done;
+    if (checked(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "event") < 0) return -1;
+    int failed = checked(cudaEventRecord(done, earlier), "event");
+    if (!failed) failed = checked(cudaStreamWaitEvent(later, done, 0), "waiting for another stream");
+    cudaEventDestroy(done);
+    return failed;
+}
+static intptr_t our_stream(void) { return (intptr_t)stream; }
+static int let_wait(intptr_t other) { return order(stream, (cudaStream_t)other); }
+static int wait_for(intptr_t other) {
+    if (other == WM_ALL_STREAMS) return checked(cudaDeviceSynchronize(), "waiting");
+    return order((cudaStream_t)other, stream);
+}
+
 /* ---- the table (4) ---------------------------------------------------------------------------------------- */
 
 static void missing(const char *name) { note("the kernel %s is not written for CUDA yet", name); }
@@ -236,7 +254,8 @@ static int matmul(const char *how) {
 }
 
 static const wm_device device = {WM_DEVICE_ABI, sizeof(wm_kernels), &table, open_device, describe, error, alloc, give_back, to_device,
-                                 to_host, copy, zero, synchronize, trim, guard, add_counts, capture, captured, launch, forget, has, matmul};
+                                 to_host, copy, zero, synchronize, trim, guard, add_counts, capture, captured, launch, forget, has, matmul,
+                                 our_stream, let_wait, wait_for};
 
 }  // namespace wm_cuda
 

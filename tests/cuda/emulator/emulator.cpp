@@ -513,6 +513,7 @@ static cudaError_t failed(cudaError_t e, const std::string& text) {
 /* A graph is a list of what was launched, copied and cleared while the stream was captured. */
 using Steps = std::vector<std::function<void()>>;
 static Steps* g_capture;
+static std::string g_waits;
 static void perform(std::function<void()> step) {
     if (g_capture)
         g_capture->push_back(std::move(step));
@@ -627,7 +628,35 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
-    *s = nullptr;
+    *s = (cudaStream_t)&g_capture; // never the default stream
+    return cudaSuccess;
+}
+/* Everything runs at once here; which stream was told to wait for which is written down. */
+__attribute__((visibility("default"))) const char* emulator_waits() {
+    static std::string told;
+    told.swap(g_waits);
+    g_waits.clear();
+    return told.c_str();
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
+    *e = (cudaEvent_t)(new cudaStream_t(nullptr));
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    *(cudaStream_t*)e = s;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+    g_waits += std::to_string((intptr_t)s) + " for " + std::to_string((intptr_t) * (cudaStream_t*)e) + "\n";
+    return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    delete (cudaStream_t*)e;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() {
+    if (g_capture) return failed(cudaErrorStreamCaptureUnsupported, "waiting cannot be captured");
+    g_waits += "the host for all\n";
     return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* n) {
