@@ -30,6 +30,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "python" / "worldmodel" / "libworldmodel_cuda.so"
 SUITE = ["tests/ops", "tests/core/test_every_op.py", "tests/cuda/test_products.py", "tests/cuda/test_world.py"]
+SUITE += ["tests/cuda/test_dlpack.py"]
 CHECKS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 
@@ -101,13 +102,13 @@ class Table:
 
 
 def products(table: Table, numbers: Callable[..., np.ndarray]) -> None:
-    from worldmodel import Tensor, _core, ops
+    from worldmodel import Tensor, _core, machine, ops
 
     for R, N, K in ((4096, 1536, 384), (8192, 2048, 512)):
         a, w = numbers(R, K), numbers(N, K)
-        for way in ("exact", "split", "bf16", "cublas"):
+        for way in ("exact", "split", "bf16", "cublas", "cublas_bf16"):
             try:
-                _core.set_matmul(way)
+                machine.set_matmul(way)
             except RuntimeError as why:
                 print(f"{way}: {why}")
                 continue

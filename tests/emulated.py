@@ -94,6 +94,17 @@ def library(kind: str = "plain", defines: tuple[str, ...] = ()) -> Path:
 
 
 @cache
+def cublas() -> Path:
+    """A stand-in for cuBLAS on the emulator: what $WM_CUBLAS may name."""
+    source, made = EMULATOR / "cublas.cpp", ROOT / "build" / "emulated" / "libcublas.so"
+    if _older(made, source, EMULATOR / "emulator.h"):
+        made.parent.mkdir(parents=True, exist_ok=True)
+        flags = [*FLAGS.split(), "-O2", "-shared", "-isystem", str(include()), str(source), "-o", str(made)]
+        subprocess.run([*os.environ.get("CXX", "g++").split(), *flags], check=True)
+    return made
+
+
+@cache
 def emulator() -> ctypes.CDLL:
     """The library that this process uses as its CUDA device, for its own controls: emulator_schedule and others."""
     lib = ctypes.CDLL(os.environ["WORLDMODEL_CUDA_LIBRARY"])
@@ -177,3 +188,4 @@ def use() -> None:
     """Makes the emulated library this process's CUDA device, unless the environment names another."""
     if "WORLDMODEL_CUDA_LIBRARY" not in os.environ:
         os.environ["WORLDMODEL_CUDA_LIBRARY"] = str(library(os.environ.get("WORLDMODEL_EMULATED", "plain")))
+        os.environ["WM_CUBLAS"] = str(cublas())

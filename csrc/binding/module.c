@@ -215,7 +215,7 @@ static PyMethodDef functions[] = {
     {"describe_device", describe_device, METH_O, "describe_device(name)\n--\n\n(True, what it is) or (False, why it cannot be used)."},
     {"device_kernels", device_kernels, METH_NOARGS, "device_kernels()\n--\n\nThe kernels that exist on CUDA; ops that need another raise RuntimeError."},
     {"synchronize", synchronize, METH_NOARGS, "synchronize()\n--\n\nWait until devices have done all they were asked."},
-    {"set_matmul", set_matmul, METH_O, "set_matmul(how)\n--\n\nHow CUDA multiplies matrices: 'exact' (float32), 'split' (tensor cores, floats in three bf16 terms), 'bf16' (tensor cores, rounded inputs; attention too) or 'cublas'."},
+    {"set_matmul", set_matmul, METH_O, "set_matmul(how)\n--\n\nHow CUDA multiplies matrices: 'exact' (float32), 'split' (tensor cores, floats in three bf16 terms), 'bf16' (tensor cores, rounded inputs; attention too), 'cublas' (float32) or 'cublas_bf16' (rounded inputs)."},
     {"set_threads", set_threads, METH_O, "set_threads(n)\n--\n\nHow many threads a kernel may use.  Results do not depend on it."},
     {"threads", threads, METH_NOARGS, "threads()\n--\n\nHow many threads a kernel may use."},
     {"pool", pool, METH_NOARGS, "pool()\n--\n\nThe memory pool's counts: misses, bytes_in_use (bytes_on_devices of them), bytes_idle, bytes_peak, overruns."},

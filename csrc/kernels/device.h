@@ -35,7 +35,7 @@ typedef struct wm_device {
     int (*launch)(void *graph);
     void (*forget)(void *graph);
     bool (*has)(const char *kernel);           /* is that kernel written? */
-    int (*matmul)(const char *how);            /* choose the products' arithmetic: "exact", "bf16", "cublas"; 0 or -1 */
+    int (*matmul)(const char *how);            /* choose the products' arithmetic: cuda/gemm.cuh lists the ways; 0 or -1 */
     intptr_t (*stream)(void);                  /* where its work is queued */
     int (*let_wait)(intptr_t stream);          /* that stream of others goes on when ours is done with what it was given */
     int (*wait_for)(intptr_t stream);          /* ours, when that one is; WM_ALL_STREAMS: waits here, for whatever runs */

@@ -34,6 +34,7 @@ _HOME = {
     "kernels": "machine",
     "devices": "machine",
     "set_device": "machine",
+    "set_matmul": "machine",
     "seed": "machine",
     "collect": "data",
     "Replay": "data",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 
 from . import _core
@@ -33,6 +37,26 @@ def set_device(name: str) -> None:
     Raises RuntimeError, naming CUDA's own status, if there is no CUDA device; nothing falls back silently.
     """
     _core.set_device(name)
+
+
+def wheel_of_cublas() -> str | None:
+    """The libcublas that `pip install nvidia-cublas` brought, whose folder no loader knows; None if there is none."""
+    found = find_spec("nvidia")
+    homes = found.submodule_search_locations if found else None
+    libraries = [str(p) for home in homes or () for p in Path(home).glob("*/lib/libcublas.so.*")]
+    return max(libraries, key=lambda p: int(p.rsplit(".", 1)[1]), default=None)
+
+
+def set_matmul(how: str) -> None:
+    """How CUDA multiplies matrices: 'exact' (float32, the default), 'split' (tensor cores; a float is three bf16
+    numbers), 'bf16' (tensor cores, inputs rounded; attention too), 'cublas' (float32), 'cublas_bf16' (inputs rounded).
+
+    cuBLAS is $WM_CUBLAS, else what `pip install ".[cuda]"` brought, else what the loader finds.
+    Raises RuntimeError if there is no CUDA device, no cuBLAS, or no such way.
+    """
+    if str(how).startswith("cublas") and not os.environ.get("WM_CUBLAS") and (library := wheel_of_cublas()):
+        os.environ["WM_CUBLAS"] = library
+    _core.set_matmul(how)
 
 
 def seed(value: int) -> None:

@@ -1,5 +1,6 @@
 """The real library, as nvcc built it: what it needs, what it says where there is no GPU, and what is in its code."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import emulated
 import pytest
-from worldmodel import _core
+from worldmodel import _core, machine
 
 LIBRARY = Path(_core.__file__).with_name("libworldmodel_cuda.so")
 built = pytest.mark.skipif(not LIBRARY.exists(), reason="no CUDA library was built here: no nvcc, or WM_CUDA=0")
@@ -61,15 +62,40 @@ def test_the_library_needs_the_c_library_only():
     assert all(re.match(r"lib(c|m|dl|rt|pthread)\.so|ld-linux", n) for n in names), names
 
 
-@built
-def test_cublas_has_what_is_asked_of_it():
-    """Where the wheel of cuBLAS is installed: every symbol that cublas.cu looks up."""
-    cublas = pytest.importorskip("nvidia.cublas", reason="the wheel of cuBLAS is not installed")
-    import ctypes
+def symbols_of_cublas() -> list[str]:
+    found = re.findall(r'dlsym\(l, "(\w+)"\)', (emulated.SOURCES / "cublas.cu").read_text())
+    assert len(found) == 4
+    return found
 
-    (library,) = Path(next(iter(cublas.__path__))).rglob("libcublas.so.*")
-    symbols = re.findall(r'dlsym\(l, "(\w+)"\)', (emulated.SOURCES / "cublas.cu").read_text())
-    assert len(symbols) == 3 and all(hasattr(ctypes.CDLL(str(library)), s) for s in symbols)
+
+def test_cublas_has_what_is_asked_of_it():
+    """Where its wheel is installed: every symbol that cublas.cu looks up."""
+    if not (wheel := machine.wheel_of_cublas()):
+        pytest.skip("the wheel of cuBLAS is not installed: pip install '.[cuda]'")
+    assert all(hasattr(ctypes.CDLL(wheel), s) for s in symbols_of_cublas())
+
+
+@pytest.mark.skipif(not emulated.possible()[0], reason="no emulated CUDA")
+def test_the_stand_in_for_cublas_has_the_same_names():
+    assert all(hasattr(ctypes.CDLL(str(emulated.cublas())), s) for s in symbols_of_cublas())
+
+
+@pytest.mark.skipif(not emulated.possible()[0], reason="no emulated CUDA")
+def test_the_wheel_of_cublas_is_found(tmp_path):
+    """Where pip puts it: no loader looks there."""
+    home = tmp_path / "nvidia" / "cu13" / "lib"
+    home.mkdir(parents=True)
+    shutil.copy(emulated.cublas(), home / "libcublas.so.13")
+    code = f"""
+import sys, os
+sys.path.insert(0, {str(tmp_path)!r})
+import worldmodel as wm
+wm.set_device("cuda"); wm.set_matmul("cublas")
+print(os.environ["WM_CUBLAS"])"""
+    environment = {k: v for k, v in os.environ.items() if k != "WM_CUBLAS"}
+    environment["WORLDMODEL_CUDA_LIBRARY"] = str(emulated.library())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == str(home / "libcublas.so.13"), done.stderr
 
 
 @compiler

@@ -1,4 +1,9 @@
-"""The ways to multiply on CUDA (set_matmul): float32, tensor cores on bf16, tensor cores on split floats, cuBLAS."""
+"""The ways to multiply on CUDA (set_matmul): float32, tensor cores on bf16, tensor cores on split floats, cuBLAS
+(on the emulator a stand-in, tests/cuda/emulator/cublas.cpp)."""
+
+import os
+import subprocess
+import sys
 
 import emulated
 import numpy as np
@@ -9,9 +14,10 @@ from worldmodel.tensor import Tensor
 
 HERE, WHY_NOT = emulated.possible()
 pytestmark = pytest.mark.skipif(not HERE, reason=f"no emulated CUDA: {WHY_NOT}")
-WAYS = {"exact": 2e-6, "split": 2e-6, "cublas": 2e-6, "bf16": 1e-2}
+WAYS = {"exact": 2e-6, "split": 2e-6, "cublas": 2e-6, "bf16": 1e-2, "cublas_bf16": 1e-2}
 """How far a product may be off, of its largest number."""
-SIZES = [(1, 1, 1), (3, 5, 7), (64, 64, 32), (65, 33, 64), (70, 66, 130), (130, 48, 96)]
+SIZES = [(1, 1, 1), (1, 4, 3), (4, 1, 3), (4, 3, 1), (3, 5, 7)]
+SIZES += [(64, 64, 32), (65, 33, 64), (70, 66, 130), (130, 48, 96)]
 
 
 @pytest.fixture(params=WAYS)
@@ -48,6 +54,43 @@ def test_linear(way, R, N, K, act):
         assert error < WAYS[way] * (3 if name != "out" else 1), f"{name} {error:.2g}"
 
 
+@pytest.mark.parametrize("rows", [2048, 4096, 4200])
+@pytest.mark.parametrize("way", ["cublas", "cublas_bf16"], indirect=True)
+def test_long_sums_are_a_batch_of_their_parts(way, rows):
+    x, w, g = numbers(rows, 5), Tensor(numbers(3, 5), needs_grad=True), numbers(rows, 3)
+    for times in (1, 2):
+        with Tape() as tape:
+            out = _core.ops["linear"](Tensor(x), w)
+        tape.backward(out, tensor(g))
+        want = times * (g.astype(float).T @ x)
+        assert np.abs(w.grad - want).max() < WAYS[way] * 100 * times  # the largest sums are about 100
+
+
+@pytest.mark.parametrize("way", ["cublas", "cublas_bf16"], indirect=True)
+def test_cublas_in_a_captured_plan(way):
+    x, w = Tensor(np.zeros((3, 8), np.float32)), numbers(4, 8)
+    with Tape(grad=False) as tape:
+        out = _core.ops["linear"](x, Tensor(w), Tensor(numbers(4)), act="silu")
+    plan = tape.plan(out)
+    for seed in range(3):
+        x.copy_(numbers(3, 8, seed=seed))
+        v = numbers(3, 8, seed=seed).astype(float) @ w.T + numbers(4)
+        assert np.abs(plan.run()[0].numpy() - v / (1 + np.exp(-v))).max() < 5 * WAYS[way]
+    assert plan.captured
+
+
+@pytest.mark.parametrize("named,why", [("libm.so.6", "cuBLAS lacks cublasCreate_v2"), ("/nowhere", "cuBLAS cannot be")])
+def test_without_a_cublas_there_is_one_clear_error(named, why):
+    emulated.use()
+    if not emulated.is_emulator(emulated.emulator()):
+        pytest.skip("beside a GPU there may be a real cuBLAS")
+    code = 'from worldmodel import _core; _core.set_device("cuda"); _core.set_matmul("cublas")'
+    environment = {**os.environ, "WM_CUBLAS": named}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    said = done.stderr.strip().splitlines()[-1]
+    assert done.returncode and said.startswith("RuntimeError: ") and why in said
+
+
 @pytest.mark.parametrize("way", ["exact", "split"], indirect=True)
 def test_the_same_bits_at_any_batch_size(way):
     x, w = numbers(70, 96), Tensor(numbers(40, 96))
@@ -56,7 +99,7 @@ def test_the_same_bits_at_any_batch_size(way):
         assert np.array_equal(_core.ops["linear"](Tensor(x[:rows]), w).numpy(), whole[:rows])
 
 
-@pytest.mark.parametrize("way", ["bf16", "split"], indirect=True)
+@pytest.mark.parametrize("way", ["bf16", "split", "cublas_bf16"], indirect=True)
 def test_bf16_weights_and_gates(way):
     x, w, gate, residual = numbers(34, 64), numbers(48, 64), numbers(2, 48), numbers(34, 48)
     half = _core.ops["cast"](Tensor(w), to="bfloat16")
@@ -109,5 +152,5 @@ def test_attention_lengths_and_groups_on_tensor_cores(way):
 
 def test_unknown_ways_are_refused():
     emulated.use()
-    with pytest.raises(RuntimeError, match="wanted 'exact', 'bf16', 'split' or 'cublas', got 'tf32'"):
+    with pytest.raises(RuntimeError, match="wanted 'exact', 'bf16', 'split', 'cublas' or 'cublas_bf16', got 'tf32'"):
         _core.set_matmul("tf32")

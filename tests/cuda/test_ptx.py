@@ -76,7 +76,7 @@ def numbers(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("way,most", [("split", 2e-6), ("bf16", 1e-2)])
+@pytest.mark.parametrize("way,most", [("split", 2e-6), ("bf16", 1e-2), ("cublas_bf16", 1e-2)])
 def test_tensor_cores(ptx, way, most):
     x, w = numbers(70, 96), numbers(40, 96)
     _core.set_matmul(way)

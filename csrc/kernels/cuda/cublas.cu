@@ -1,49 +1,32 @@
-/* cublas: NVIDIA's library for plain products, opened when it is first chosen (set_matmul("cublas")), never linked.
+/* cublas: NVIDIA's library for plain products, opened when it is first chosen (set_matmul("cublas") or "cublas_bf16"), never linked.
 
-   It wants column-major matrices: c (M,N) in rows is c^T (N,M) in columns, so c^T = b^T a^T.  What follows the sums is one more
-   kernel of ours.  Other batch sizes may mean other bits (law 7 is cuBLAS's to break), so it is a choice, not the default. */
+   It wants column-major matrices: c (M,N) in rows is c^T (N,M) in columns, so c^T = b^T a^T.  All goes by one of its functions, the
+   strided batch: a batch of one; for long sums, the parts of K, added in order by our own kernel, which also does what follows.
+   "cublas_bf16" rounds both sides to bf16 before (a weight that is bf16 is read where it lies); sums are float32 either way.
+   Other batch sizes may mean other bits (law 7 is cuBLAS's to break), so it is a choice, not the default. */
 #include "gemm.cuh"
 #include <cstdio>
 #include <cstdlib>
-
-#if !defined(WM_EMULATED)
 #include <dlfcn.h>
-#endif
 
 namespace wm_cuda {
 namespace cublas {
 
 /* As cublas_v2.h declares them; written out so that building needs no cuBLAS. */
 typedef struct cublasContext *context;
-enum { PLAIN = 0, TRANSPOSED = 1, FLOAT = 0 /* CUDA_R_32F */, COMPUTE_FLOAT = 68 /* CUBLAS_COMPUTE_32F */, DEFAULT = -1 };
+enum { PLAIN = 0, TRANSPOSED = 1, DEFAULT = -1 };
+enum { FLOAT = 0 /* CUDA_R_32F */, BF16 = 14 /* CUDA_R_16BF */, COMPUTE_FLOAT = 68 /* CUBLAS_COMPUTE_32F */ };
 typedef int create_fn(context *);
 typedef int set_stream_fn(context, cudaStream_t);
-typedef int gemm_fn(context, int, int, int, int, int, const void *, const void *, int, int, const void *, int, int, const void *, void *,
-                    int, int, int, int);
+typedef int set_workspace_fn(context, void *, size_t);
+typedef int gemm_fn(context, int, int, int, int, int, const void *, const void *, int, int, long long, const void *, int, int, long long,
+                    const void *, void *, int, int, long long, int, int, int);
+
+enum { SPLIT = 2048, OWN = 32 << 20 };      /* OWN: what NVIDIA recommends as cuBLAS's workspace; its own could not be captured */
 
 static context open_context;
 static gemm_fn *gemm;
 
-#if defined(WM_EMULATED)
-/* Column-major reference with cuBLAS's signature. */
-static int reference(context, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int, int lda, const void *b, int,
-                     int ldb, const void *beta, void *c, int, int ldc, int, int) {
-    const float *A = (const float *)a, *B = (const float *)b;
-    float *C = (float *)c;
-    for (int j = 0; j < n; j++)
-        for (int i = 0; i < m; i++) {
-            float s = 0.0f;
-            for (int l = 0; l < k; l++) s += (ta ? A[i * (int64_t)lda + l] : A[l * (int64_t)lda + i]) * (tb ? B[l * (int64_t)ldb + j] : B[j * (int64_t)ldb + l]);
-            float *to = C + j * (int64_t)ldc + i;
-            *to = *(const float *)alpha * s + (*(const float *)beta != 0.0f ? *(const float *)beta * *to : 0.0f);
-        }
-    return 0;
-}
-static bool open() {
-    gemm = reference;
-    return true;
-}
-#else
 static void *library() {
     const char *given = getenv("WM_CUBLAS");
     void *l = given && *given ? dlopen(given, RTLD_NOW | RTLD_LOCAL) : NULL;
@@ -53,53 +36,90 @@ static void *library() {
 }
 static bool open() {
     if (gemm) return true;
-    void *l = library();
+    void *l = library(), *room = NULL;
     if (!l) return note("cuBLAS cannot be opened (%s)", dlerror()), false;
     create_fn *create;
     set_stream_fn *set_stream;
+    set_workspace_fn *set_workspace;
     gemm_fn *found;
     *(void **)&create = dlsym(l, "cublasCreate_v2");
     *(void **)&set_stream = dlsym(l, "cublasSetStream_v2");
-    *(void **)&found = dlsym(l, "cublasGemmEx");
-    if (!create || !set_stream || !found) return note("%s", "cuBLAS lacks cublasCreate_v2, cublasSetStream_v2 or cublasGemmEx"), false;
-    if (create(&open_context) || set_stream(open_context, stream)) return note("%s", "cublasCreate failed"), false;
+    *(void **)&set_workspace = dlsym(l, "cublasSetWorkspace_v2");
+    *(void **)&found = dlsym(l, "cublasGemmStridedBatchedEx");
+    if (!create || !set_stream || !set_workspace || !found)
+        return note("%s", "cuBLAS lacks cublasCreate_v2, cublasSetStream_v2, cublasSetWorkspace_v2 or cublasGemmStridedBatchedEx"), false;
+    if (cudaMalloc(&room, OWN) != cudaSuccess) return note("%s", "cuBLAS: no memory for its workspace"), false;
+    if (create(&open_context) || set_stream(open_context, stream) || set_workspace(open_context, room, OWN))
+        return note("%s", "cublasCreate failed"), cudaFree(room), false;
     gemm = found;
     return true;
 }
-#endif
 
-__global__ void finish_kernel(epilogue e, const float *v, int64_t N, int64_t n) { FOR_EACH(i, n) finish(e, i / N, i % N, v[i]); }
-
-/* A side as cuBLAS sees it: dense along one axis. */
-static bool lay(int *transposed, int *leading, int64_t row, int64_t column) {
-    if (column == 1) return *transposed = TRANSPOSED, *leading = (int)row, true;
-    if (row == 1) return *transposed = PLAIN, *leading = (int)column, true;
-    return false;
+/* A side as it lies: `rows` dense rows of `dense` numbers, a row every `row`. */
+struct side {
+    const void *at;
+    int type, transposed, row;
+    int64_t rows, dense;
+    long long step;                     /* from one part of K to the next */
+};
+/* x(i,k) = at[i i_step + k k_step], I by K; transposed: rows of K.  False: dense along neither axis. */
+static bool lay(side *s, const void *at, int bf16, int64_t i_step, int64_t k_step, int64_t I, int64_t K) {
+    s->at = at, s->type = bf16 ? BF16 : FLOAT, s->step = (long long)(SPLIT * k_step), s->transposed = k_step == 1;
+    if (k_step != 1 && i_step != 1) return false;
+    s->rows = s->transposed ? I : K, s->dense = s->transposed ? K : I;
+    const int64_t row = s->transposed ? i_step : k_step;
+    s->row = (int)(row < s->dense ? s->dense : row);        /* shorter only if there is but one */
+    return row < INT32_MAX;
 }
+
+__global__ void round_kernel(wm_bf16 *to, const float *from, int64_t dense, int64_t row, int64_t n) {
+    FOR_EACH(i, n) to[i] = to_bf16(from[i / dense * row + i % dense]);
+}
+static void round_side(side *s, wm_bf16 *to) {
+    if (s->type == BF16) return;
+    EACH(round_kernel, s->rows * s->dense, to, (const float *)s->at, s->dense, (int64_t)s->row, s->rows * s->dense);
+    s->at = to, s->type = BF16, s->row = (int)s->dense, s->step = SPLIT * (long long)(s->transposed ? 1 : s->dense);
+}
+
+/* c (count,M,N), rows of c_row, (+)= `count` parts of K, each of `depth`, from part `first` on. */
+static void run(const product &p, const side &a, const side &b, float *c, int64_t c_row, bool add, int first, int depth, int count) {
+    const float one = 1.0f, beta = add ? 1.0f : 0.0f;
+    const size_t size_a = a.type == BF16 ? 2 : 4, size_b = b.type == BF16 ? 2 : 4;
+    const long long step = (long long)(p.M * p.N);
+    const int failed = gemm(open_context, b.transposed, !a.transposed, (int)p.N, (int)p.M, depth, &one,
+                            (const char *)b.at + (size_t)(first * b.step) * size_b, b.type, b.row, b.step,
+                            (const char *)a.at + (size_t)(first * a.step) * size_a, a.type, a.row, a.step, &beta, c + first * step, FLOAT,
+                            (int)c_row, step, count, COMPUTE_FLOAT, DEFAULT);
+    if (!failed) return;
+    char code[32];
+    snprintf(code, sizeof code, "%d", failed);
+    note("cublasGemmStridedBatchedEx failed with status %s", code);
+}
+static size_t padded(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace cublas
 
 bool cublas_open() { return cublas::open(); }
 
-bool multiply_cublas(const product &p) {
+bool multiply_cublas(const product &p, bool half) {
     using namespace cublas;
-    int ta, lda, tb, ldb;
-    if (p.b_bf16 || p.M > INT32_MAX || p.N > INT32_MAX || p.K > INT32_MAX || !gemm) return false;
-    /* b^T (N,K) by columns of b_row ... and a^T (K,M) */
-    if (!lay(&tb, &ldb, p.b_column, p.b_row) || !lay(&ta, &lda, p.a_row, p.a_column)) return false;
+    side a, b;
+    if ((p.b_bf16 && !half) || p.M > INT32_MAX || p.N > INT32_MAX || p.K > INT32_MAX || !p.K || !gemm) return false;
+    if (!lay(&a, p.a, 0, p.a_row, p.a_column, p.M, p.K) || !lay(&b, p.b, p.b_bf16, p.b_column, p.b_row, p.N, p.K)) return false;
     const epilogue &e = p.end;
-    const bool plain = !e.bias && !e.pre && !e.gate && !e.act;
-    float *to = plain ? e.out : (float *)workspace((size_t)(p.M * p.N) * sizeof *to);
-    if (!to) return true;
-    const float one = 1.0f, beta = plain && e.add ? 1.0f : 0.0f;
-    const int failed = gemm(open_context, tb, !ta, (int)p.N, (int)p.M, (int)p.K, &one, p.b, FLOAT, ldb, p.a, FLOAT, lda, &beta, to, FLOAT,
-                            (int)(plain ? e.out_row : p.N), COMPUTE_FLOAT, DEFAULT);
-    if (failed) {
-        char code[32];
-        snprintf(code, sizeof code, "%d", failed);
-        note("cublasGemmEx failed with status %s", code);
-    }
-    if (!plain) EACH(finish_kernel, p.M * p.N, e, (const float *)to, p.N, p.M * p.N);
+    const int parts = p.split && p.K > SPLIT ? (int)(p.K / SPLIT) : 0, rest = (int)(p.K - (int64_t)parts * SPLIT);
+    const bool plain = !parts && !e.bias && !e.pre && !e.gate && !e.act;
+    const int64_t sums = parts ? parts + (rest > 0) : 1;
+    const size_t sums_bytes = plain ? 0 : padded((size_t)(sums * p.M * p.N) * sizeof(float));
+    const size_t a_bytes = half ? padded((size_t)(p.M * p.K) * sizeof(wm_bf16)) : 0;
+    const size_t b_bytes = half && !p.b_bf16 ? padded((size_t)(p.N * p.K) * sizeof(wm_bf16)) : 0, bytes = sums_bytes + a_bytes + b_bytes;
+    char *room = bytes ? (char *)workspace(bytes) : NULL;
+    if (bytes && !room) return true;
+    if (half) round_side(&a, (wm_bf16 *)(room + sums_bytes)), round_side(&b, (wm_bf16 *)(room + sums_bytes + a_bytes));
+    float *to = plain ? e.out : (float *)room;
+    if (parts) run(p, a, b, to, p.N, false, 0, SPLIT, parts);
+    if (rest) run(p, a, b, to, plain ? e.out_row : p.N, plain && e.add, parts, rest, 1);
+    if (!plain) add_parts(p, to, sums);
     return true;
 }
 

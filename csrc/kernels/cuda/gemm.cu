@@ -81,7 +81,7 @@ static void exact(const product &p) {
     float *part = (float *)workspace((size_t)(splits * p.M * p.N) * sizeof *part);
     if (!part) return;
     WM_LAUNCH(gemm_kernel, dim3(grid.x, grid.y, (unsigned)splits), 256, 0, p, part, (int64_t)SPLIT);
-    EACH(parts_kernel, p.M * p.N, p, part, splits);
+    add_parts(p, part, splits);
 }
 
 /* ---- column sums ---------------------------------------------------------------------------------------------------- */
@@ -112,11 +112,13 @@ __global__ void chunk_sums_kernel(float *to, int64_t step, const float *part, in
 int matmul_way = BY_EXACT;
 
 void multiply(const product &p) {
-    if (matmul_way == BY_CUBLAS && multiply_cublas(p)) return;
+    if (matmul_way >= BY_CUBLAS && multiply_cublas(p, matmul_way == BY_CUBLAS_BF16)) return;
     if (matmul_way == BY_BF16) multiply_bf16(p);
     else if (matmul_way == BY_SPLIT) multiply_split(p);
     else gemm::exact(p);
 }
+
+void add_parts(const product &p, const float *part, int64_t parts) { EACH(gemm::parts_kernel, p.M * p.N, p, part, parts); }
 
 void add_columns(float *to, int64_t step, const float *x, const float *y, int64_t groups, int64_t rows, int64_t C) {
     using namespace gemm;

@@ -43,11 +43,13 @@ struct product {
 };
 void multiply(const product &);     /* gemm.cu: by the way that set_matmul chose */
 
-/* The ways: float32 multiply-adds; tensor cores on inputs rounded to bf16, or split into three terms of it; cuBLAS in float32. */
-enum { BY_EXACT, BY_BF16, BY_SPLIT, BY_CUBLAS, WAYS };
+/* The ways: float32 multiply-adds; tensor cores on inputs rounded to bf16, or split into three terms of it; cuBLAS in
+   float32; cuBLAS on inputs rounded to bf16. */
+enum { BY_EXACT, BY_BF16, BY_SPLIT, BY_CUBLAS, BY_CUBLAS_BF16, WAYS };
 extern int matmul_way;
 void multiply_bf16(const product &), multiply_split(const product &);      /* gemm_mma.cu */
-bool multiply_cublas(const product &);                                     /* cublas.cu; false: not a product for it */
+bool multiply_cublas(const product &, bool half);                          /* cublas.cu; false: not a product for it */
+void add_parts(const product &, const float *part, int64_t parts);         /* gemm.cu: end(the sum of part (parts,M,N)) */
 bool cublas_open();                                                        /* false, with the reason noted */
 
 /* to[g step + c] += sum over the `rows` rows of group g of x[r,c] (times y[r,c], unless NULL) */

@@ -111,14 +111,6 @@ __global__ void product_kernel(product p, side a, side b, float *part, int64_t d
                 else finish(p.end, m, c, sum[i][n][e]);
             }
 }
-__global__ void parts_kernel(product p, const float *part, int64_t splits) {
-    FOR_EACH(i, p.M * p.N) {
-        float s = 0.0f;
-        for (int64_t k = 0; k < splits; k++) s += part[k * p.M * p.N + i];
-        finish(p.end, i / p.N, i % p.N, s);
-    }
-}
-
 /* Copies of 16 bytes want everything on 16 bytes, and whole fours. */
 static int form_of(const side &s, int64_t K) {
     if (s.bf16 || ((uintptr_t)s.at & 15)) return PLAIN;
@@ -137,7 +129,7 @@ template <int TERMS> static void run(const product &p) {
     cudaFuncSetAttribute((const void *)product_kernel<TERMS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     const dim3 grid((unsigned)((p.M + TILE - 1) / TILE), (unsigned)((p.N + TILE - 1) / TILE), (unsigned)splits);
     WM_LAUNCH(product_kernel<TERMS>, grid, THREADS, bytes, p, a, b, part, splits > 1 ? (int64_t)SPLIT : p.K);
-    if (part) EACH(parts_kernel, p.M * p.N, p, (const float *)part, splits);
+    if (part) add_parts(p, part, splits);
 }
 
 }  // namespace gemm_mma

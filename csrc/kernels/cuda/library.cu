@@ -246,10 +246,10 @@ static int open_device(void) {
 
 static const char *describe(void) { return device_words; }
 static int matmul(const char *how) {
-    static const char *const ways[WAYS] = {"exact", "bf16", "split", "cublas"};
+    static const char *const ways[WAYS] = {"exact", "bf16", "split", "cublas", "cublas_bf16"};
     for (int i = 0; i < WAYS; i++)
-        if (!strcmp(how, ways[i])) return i != BY_CUBLAS || cublas_open() ? matmul_way = i, 0 : -1;
-    note("wanted 'exact', 'bf16', 'split' or 'cublas', got '%s'", how);
+        if (!strcmp(how, ways[i])) return i < BY_CUBLAS || cublas_open() ? matmul_way = i, 0 : -1;
+    note("wanted 'exact', 'bf16', 'split', 'cublas' or 'cublas_bf16', got '%s'", how);
     return -1;
 }
 

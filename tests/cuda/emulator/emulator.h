@@ -35,6 +35,10 @@
 #define warpSize 32
 
 namespace cuemu {
+/* What a cudaStream_t points at here: for a library beside (cublas.cpp) that has work to do in order, or to be captured. */
+struct Stream {
+    void (*perform)(std::function<void()>);
+};
 struct Warp;
 struct Thread { // the running CUDA thread
     void* sp = nullptr;
