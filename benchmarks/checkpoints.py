@@ -161,7 +161,7 @@ def oasis(storage: str) -> dict[str, float]:
         world.quantize(layers=d.int8_layers())
     out = {"parameters": sum(t.size for _, t in d.dit.named_tensors())}
     sampler, rng = world.sampler(1), np.random.default_rng(0)
-    latents, actions = rng.standard_normal((31, 18, 32, 16), np.float32), np.zeros((32, 25), np.float32)
+    latents, actions = rng.standard_normal((1, 31, 18, 32, 16), np.float32), np.zeros((1, 32, 25), np.float32)
     frame = rng.integers(0, 256, (1, 360, 640, 3)).astype(np.uint8)
     noise = Tensor(rng.standard_normal((1, 1, 18, 32, 16), np.float32))
 
@@ -170,24 +170,25 @@ def oasis(storage: str) -> dict[str, float]:
         f()
         out[name] = clock() - start
 
-    d.encode(frame), d.decode(latents[:1]), sampler.denoised(0, noise, latents[:0], actions[:1])  # weights are packed
+    none = latents[:, :0], actions[:, :1]
+    d.encode(frame), d.decode(latents[0, :1]), sampler.denoised([0], noise, *none)  # weights are packed
     timed("encode a frame", lambda: d.encode(frame))
-    timed("decode a frame", lambda: d.decode(latents[:1]))
-    timed("frame, window slides", lambda: sampler.denoised(0, noise, latents, actions))
-    past = sampler._past[0]
+    timed("decode a frame", lambda: d.decode(latents[0, :1]))
+    timed("frame, window slides", lambda: sampler.denoised([0], noise, latents, actions))
+    past = sampler._past[(0,)]
 
     def fills():  # 30 frames kept, the 31st is new
         from worldmodel import ops
         from worldmodel.models.oasis.dit import Past
 
-        sampler._past[0] = Past([(ops.slice(k, 1, 0, 30), ops.slice(v, 1, 0, 30)) for k, v in past.pairs])
-        sampler.denoised(0, noise, latents, actions)
+        sampler._past[(0,)] = Past([(ops.slice(k, 1, 0, 30), ops.slice(v, 1, 0, 30)) for k, v in past.pairs])
+        sampler.denoised([0], noise, latents, actions)
 
     timed("frame, window fills", fills)
-    sampler._past[0] = None
+    sampler._past.clear()
     t = np.full((1, 32), 14, np.float32)
-    whole = np.concatenate([latents, latents[:1]])[None]
-    timed("one pass over 32 frames", lambda: d.dit(Tensor(whole), Tensor(t), Tensor(actions[None])))
+    whole = np.concatenate([latents, latents[:, :1]], 1)
+    timed("one pass over 32 frames", lambda: d.dit(Tensor(whole), Tensor(t), Tensor(actions)))
     out["frame, whole window in every step"] = 10 * out["one pass over 32 frames"]
     return out
 

@@ -25,7 +25,7 @@ def test_what_pytorch_said(kernels):
     world = oasis()
     d = world.dynamics
     got = world.sampler(1).denoised(
-        0, Tensor(normal(1, 1, 4, 6, 8, seed=3)), normal(1, 3, 4, 6, 8)[0], normal(4, 25, seed=4)
+        [0], Tensor(normal(1, 1, 4, 6, 8, seed=3)), normal(1, 3, 4, 6, 8), normal(1, 4, 25, seed=4)
     )
     near(got, DUMP["frame"])
     near(d.vae.encode(Tensor(np.tanh(normal(1, 16, 24, 3)))).numpy(), DUMP["encoded"])
@@ -103,6 +103,34 @@ def test_a_batch_is_its_lanes_and_a_snapshot_goes_on():
     many.fork(0, [1])
     twice = many.step(np.repeat(steps[2][:1], 2, 0))
     assert np.array_equal(twice.frames[0], twice.frames[1]) and np.array_equal(twice.frames[0], seen[2].frames[0])
+
+
+@pytest.mark.parametrize("context", ["labelled", "noised"])
+def test_ragged_lanes_go_together_and_are_what_they_are_alone(context, monkeypatch):
+    """Different histories, a lane that begins anew, one that rests, a fork; through a full window of five."""
+    world = oasis(context=context)
+    calls, dit = [], type(world.dynamics.dit)
+    forward = dit.forward
+    monkeypatch.setattr(dit, "forward", lambda self, x, *a, **k: calls.append(x.shape[0]) or forward(self, x, *a, **k))
+    frames, acts = pictures(4, 3), [moves(world, 4, seed=i) for i in range(7)]
+    many, alone = world.sampler(4, steps=2, together=3), [world.sampler(1, steps=2) for _ in range(4)]
+    for k in range(4):
+        keep = 1 + (k == 3)
+        many.reset(frames[k : k + 1, :keep], seeds=[k], rows=[k])
+        alone[k].reset(frames[k : k + 1, :keep], seeds=[k])
+    for t, a in enumerate(acts):
+        if t == 2:
+            many.reset(frames[1:2], seeds=[9], rows=[1]), alone[1].reset(frames[1:2], seeds=[9])
+        if t == 4:
+            many.fork(0, [2], seeds=[7])
+            alone[2].restore(alone[0].snapshot()), alone[2].fork(0, [0], seeds=[7])
+        rests = np.array([True, True, True, t != 3])
+        seen = many.step(a, rests)
+        for k in np.flatnonzero(rests):
+            assert np.array_equal(alone[k].step(a[k : k + 1]).frames[0], seen.frames[k]), (t, k)
+    assert max(calls) == 3
+    with pytest.raises(ValueError, match="together"):
+        world.sampler(1, together=0)
 
 
 def test_it_steps_in_imagined():

@@ -73,7 +73,7 @@ def test_ten_sampler_steps_with_given_noise(held, reuse):
     d = world.dynamics
     sampler = world.sampler(1, reuse=reuse)
     latents, noise, actions = normal(held, 4, 6, 8), normal(1, 1, 4, 6, 8, seed=3), normal(held + 1, 25, seed=4)
-    got = sampler.denoised(0, Tensor(noise), latents, actions)
+    got = sampler.denoised([0], Tensor(noise), latents[None], actions[None])[0]
 
     def theirs(dtype, x, noise, a):
         w = weights(d.dit, oasis_file.dit_keys, dtype)

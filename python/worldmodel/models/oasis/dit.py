@@ -47,6 +47,18 @@ class Past:
         pairs = zip(self.pairs, more.pairs, strict=True)
         return Past([(ops.concat(k, k2, axis=1), ops.concat(v, v2, axis=1)) for (k, v), (k2, v2) in pairs])
 
+    def row(self, i: int) -> Past:
+        """That of one of the B."""
+        return Past([(ops.slice(k, 0, i, i + 1), ops.slice(v, 0, i, i + 1)) for k, v in self.pairs])
+
+    @staticmethod
+    def stacked(rows: list[Past]) -> Past:
+        """Several, of as many frames, as one."""
+        if len(rows) == 1:
+            return rows[0]
+        layers = zip(*(r.pairs for r in rows), strict=True)
+        return Past([(ops.concat(*(k for k, _ in p), axis=0), ops.concat(*(v for _, v in p), axis=0)) for p in layers])
+
 
 class Block(nn.Module):
     """A layer; see the file's head."""

@@ -14,18 +14,18 @@ from typing import Any, Literal
 import numpy as np
 
 from ... import nn, ops
-from ...sampling import Sampler, Step
 from ...spaces import SlotTable
 from ...tensor import Tensor
 from ..dynamics import Dynamics, Window
-from .actions import NAMES, action_space, to_vector
-from .dit import OasisDiT, Past
+from .actions import action_space, to_vector
+from .dit import OasisDiT
+from .sampler import OasisSampler
 from .vae import OasisVAE
 
-LEVELS, STABLE, LARGEST, SCALE = 1000, 14, 20.0, 0.07843137255
-"""Levels of noise; the label of frames before; bounds of the first noise; latents are the VAE's times this."""
+LEVELS, SCALE = 1000, 0.07843137255
+"""Levels of noise; latents are the VAE's times this."""
 
-SALT_NOISE, SALT_CONTEXT, SALT_LEVELS, SALT_TRAIN, SALT_STEPS = 301, 302, 303, 304, 310
+SALT_LEVELS, SALT_TRAIN = 303, 304
 
 Context = Literal["labelled", "scaled", "noised"]
 Schedule = Literal["sigmoid", "cosine"]
@@ -139,110 +139,3 @@ class Oasis(Dynamics):
 
     def sampler(self, n: int, **options: Any) -> OasisSampler:
         return OasisSampler(self, n, **options)
-
-
-class OasisSampler(Sampler):
-    """n environments, each the latents of its window; `past` is derived from them and made again when it is missing.
-
-    steps: of DDIM; reuse=False: the whole window in every step, as the original does (slow; the same numbers).
-    """
-
-    def __init__(self, model: Oasis, n: int, steps: int | None = None, reuse: bool = True):
-        super().__init__(n, model._action_features)
-        if steps is not None and steps < 1:
-            raise ValueError(f"sampler: steps must be at least 1, got {steps}")
-        self.model, self.steps, self.reuse = model, steps or model._steps, reuse
-        T = model.dit.window
-        self.state["latents"] = Tensor(np.zeros((n, T, *model.dit.latent), np.float32), copy=True)
-        self.state["actions"] = Tensor(np.zeros((n, T, len(NAMES)), np.float32), copy=True)
-        self.state["frames"] = Tensor(np.zeros((n,), np.int32), copy=True)
-        self._past: list[Past | None] = [None] * n
-
-    def begin(self, rows: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
-        keep = min(frames.shape[1], self.model.dit.window - 1)
-        for i, row in enumerate(rows):
-            latents = self.model.encode(frames[i, -keep:])
-            self.state["latents"][row, :keep] = self.given(latents, row)
-            self.state["actions"][row, :keep] = self.model.vectors(actions[i, -keep:])
-            self.state["frames"][row] = keep
-            self._past[row] = None
-
-    def restore(self, snapshot: Any, rows: Any = None) -> None:
-        super().restore(snapshot, rows)
-        for row in range(self.n) if rows is None else rows:
-            self._past[row] = None
-
-    def fork(self, row: int, rows: Any, seeds: Any = None) -> None:
-        super().fork(row, rows, seeds)
-        for other in rows:
-            self._past[other] = self._past[row]
-
-    def given(self, latents: np.ndarray, row: int) -> np.ndarray:
-        """Clean latents (T,h,w,C) as the frames after see them."""
-        how, bar = self.model._given, float(self.model._bars[STABLE])
-        if how == "labelled":
-            return latents
-        if how == "scaled":
-            return latents * np.float32(bar**0.5)
-        stream = Tensor(self.state["stream"].numpy()[row : row + 1].copy())
-        noise = ops.normal(stream, salt=SALT_CONTEXT, shape=(1, *latents.shape)).numpy()[0]
-        return latents * np.float32(bar**0.5) + noise * np.float32((1 - bar) ** 0.5)
-
-    def advance(self, actions: np.ndarray) -> Step:
-        vectors = self.model.vectors(actions)
-        self.state["stream"][:, 3] = self.state["stream"].numpy()[:, 3] + 1
-        clean = np.stack([self.next_latents(row, vectors[row]) for row in range(self.n)])
-        frames, zero = self.model.decode(clean), np.zeros(self.n, np.float32)
-        return Step(frames, zero, zero > 0, zero, np.zeros((self.n, 1), np.float32))
-
-    def next_latents(self, row: int, action: np.ndarray) -> np.ndarray:
-        """The next frame's latents (h,w,C) of one environment, which then belong to its window."""
-        T, shape = self.model.dit.window, self.model.dit.latent
-        latents, acts = self.state["latents"].numpy()[row], self.state["actions"].numpy()[row]
-        held = int(self.state["frames"].numpy()[row])
-        if held == T:  # the oldest frame leaves: what is left must be seen anew
-            latents[:-1], acts[:-1] = latents[1:].copy(), acts[1:].copy()
-            held, self._past[row] = T - 1, None
-        acts[held] = action
-        stream = Tensor(self.state["stream"].numpy()[row : row + 1].copy())
-        noise = ops.normal(stream, salt=SALT_NOISE, shape=(1, 1, *shape))
-        x = self.denoised(row, ops.clamp(noise, -LARGEST, LARGEST), latents[:held], acts[: held + 1])
-        latents[held] = self.given(x[None], row)[0]
-        self.state["frames"][row] = held + 1
-        return x
-
-    def denoised(self, row: int, x: Tensor, latents: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """From noise (1,1,h,w,C) to the latents (h,w,C) of the frame after latents (T,h,w,C), by actions (T+1,25)."""
-        levels, bars = levels_of(self.steps), self.model._bars
-        stream = Tensor(self.state["stream"].numpy()[row : row + 1].copy()) if self.model._eta else None
-        past = self.seen(row, latents, actions[:-1]) if self.reuse else None
-        for k in reversed(range(1, self.steps + 1)):
-            v = self.said(x, levels[k], latents, actions, past)
-            now = Tensor(np.float32([[bars[levels[k]]]]))
-            then = Tensor(np.float32([[1.0 if k == 1 else bars[max(levels[k - 1], 0)]]]))
-            x = ops.ddim_step(x, v, now, then, stream, target="v", eta=self.model._eta, salt=SALT_STEPS + k)
-        return np.array(x.numpy()[0, 0])
-
-    def said(self, x: Tensor, level: int, latents: np.ndarray, actions: np.ndarray, past: Past | None) -> Tensor:
-        """v of the new frame x at a level."""
-        dit, T = self.model.dit, len(latents)
-        if past is not None or not T:
-            v, _ = dit(x, Tensor(np.float32([[level]])), Tensor(actions[None, -1:].copy()), past)
-            return v
-        whole = ops.concat(Tensor(latents[None].copy()), x, axis=1)
-        labels = np.full((1, T + 1), STABLE, np.float32)
-        labels[0, -1] = level
-        v, _ = dit(whole, Tensor(labels), Tensor(actions[None].copy()))
-        return ops.slice(v, 1, T, T + 1)
-
-    def seen(self, row: int, latents: np.ndarray, actions: np.ndarray) -> Past | None:
-        """What the frames before leave: the frames that it lacks are seen once, at level STABLE."""
-        past = self._past[row]
-        known = past.frames if past else 0
-        if known < len(latents):
-            new = Tensor(latents[None, known:].copy())
-            labels = Tensor(np.full((1, len(latents) - known), STABLE, np.float32))
-            _, more = self.model.dit(new, labels, Tensor(actions[None, known:].copy()), past, out=False)
-            past = past.joined(more) if past else more
-            self._past[row] = past
-        return past
