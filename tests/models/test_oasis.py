@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_transformers import DIT, VAE, imagenet_dit, normal, oasis
 from worldmodel import Tensor, World
-from worldmodel.models.imagenet_dit import spaced
+from worldmodel.models.imagenet_dit import alpha_bar, ancestral, spaced
 from worldmodel.models.oasis import NAMES, action_space
 from worldmodel.models.oasis.dynamics import levels_of
 from worldmodel.spaces import SlotTable
@@ -216,6 +216,34 @@ def test_the_space_is_its_own():
 def test_levels():
     assert levels_of(10) == [-1, 99, 199, 299, 399, 499, 599, 699, 799, 899, 999]
     assert spaced(3) == [0, 500, 999] and spaced(1) == [0] and len(set(spaced(250))) == 250
+
+
+@pytest.mark.parametrize("steps, i", [(1000, 700), (250, 100), (250, 1), (10, 9)])
+def test_an_ancestral_step_is_bayes(steps, i):
+    """x_before given x and x0: precisions add up; the learned variance lies between that and beta."""
+    times = spaced(steps)
+    now, then = alpha_bar(times[i]), alpha_bar(times[i - 1])
+    a, beta = now / then, 1 - now / then
+    x0, eps, e = (normal(1, 4, 4, 4, seed=k).astype(np.float64) for k in (1, 2, 3))
+    x = now**0.5 * x0 + (1 - now) ** 0.5 * eps
+    given = [Tensor(v.astype(np.float32)) for v in (x, eps)]
+    least = 1 / (a / beta + 1 / (1 - then))
+    mean = least * (a**0.5 / beta * x + then**0.5 / (1 - then) * x0)
+    for u, variance in ((0.0, least), (1.0, beta), (0.5, (least * beta) ** 0.5), (None, beta)):
+        said = None if u is None else Tensor(np.full(x.shape, 2 * u - 1, np.float32))
+        got = ancestral(*given, said, now, then, Tensor(e.astype(np.float32)))
+        near(got.numpy(), mean + variance**0.5 * e)
+
+
+def test_samples_with_noise_of_their_own():
+    """Each sample's noise is a stream's: a batch is its samples; another seed differs, and so does DDIM."""
+    model, x = imagenet_dit(), normal(2, 8, 8, 4)
+    both = model.sample([3, 7], x, steps=6, method="ddpm", seed=4)
+    assert np.array_equal(model.sample([7], x[1:], steps=6, method="ddpm", seed=5)[0], both[1])
+    assert not np.array_equal(model.sample([3, 7], x, steps=6, method="ddpm"), both)
+    assert not np.array_equal(model.sample([3, 7], x, steps=6), both)
+    with pytest.raises(ValueError, match='method must be "ddim" or "ddpm"'):
+        model.sample([3, 7], x, method="euler")
 
 
 def test_samples_of_the_class_conditional_dit_are_checked():

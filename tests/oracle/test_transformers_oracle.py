@@ -10,10 +10,12 @@ import transformer_twins as twin  # noqa: E402
 from bounds import both, close  # noqa: E402
 from tiny_transformers import VAE, imagenet_dit, normal, oasis  # noqa: E402
 from worldmodel import Tape, Tensor, World, ops, optim, pretrained  # noqa: E402
+from worldmodel.models.imagenet_dit import SALT_STEP  # noqa: E402
 from worldmodel.models.oasis.dynamics import alpha_bars  # noqa: E402
 from worldmodel.pretrained import imagenet_dit as dit_file  # noqa: E402
 from worldmodel.pretrained import oasis as oasis_file  # noqa: E402
 from worldmodel.pretrained.keys import emptied  # noqa: E402
+from worldmodel.sampling import streams  # noqa: E402
 
 
 def state(model, keys):
@@ -187,6 +189,20 @@ def test_dit_samples_ten_steps(guidance):
         return twin.dit_sample(w, x, torch.tensor([3, 7]), 2, 10, guidance)
 
     close(model.sample([3, 7], x, steps=10, guidance=guidance), *both(theirs, x))
+
+
+@pytest.mark.parametrize("guidance, sigma", [(1.0, True), (4.0, True), (4.0, False)])
+def test_dit_samples_with_learned_variances(guidance, sigma):
+    model, x, steps = imagenet_dit(sigma=sigma), normal(2, 8, 8, 4), 10
+    stream = Tensor(streams([5, 6]))
+    noises = [torch.tensor(ops.normal(stream, salt=SALT_STEP + i, shape=x.shape).numpy()) for i in range(steps)]
+
+    def theirs(d, x):
+        w = weights(model, dit_file.keys_of, d)
+        return twin.dit_sample_ddpm(w, x, torch.tensor([3, 7]), 2, steps, guidance, noises)
+
+    got = model.sample([3, 7], x, steps=steps, guidance=guidance, method="ddpm", seed=5)
+    close(got, *both(theirs, x))
 
 
 def test_dit_gradients():

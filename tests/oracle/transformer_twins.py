@@ -204,3 +204,29 @@ def dit_sample(w, x, labels, heads, steps, guidance):
         a, b = bars[times[i]], bars[times[i - 1]] if i else torch.ones(())
         x = b.sqrt() * (x - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps
     return x
+
+
+@torch.no_grad()
+def dit_sample_ddpm(w, x, labels, heads, steps, guidance, noises):
+    """Ancestral steps with learned variances, by the respaced betas and q(x_{t-1} | x_t, x_0); noises: one a step."""
+    whole = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    times = [round(i * 999 / max(1, steps - 1)) for i in range(steps)]
+    bars = whole[times]
+    before = torch.cat([torch.ones(1, dtype=torch.float64), bars[:-1]])
+    betas = 1 - bars / before
+    small = betas * (1 - before) / (1 - bars)
+    C, none = x.shape[-1], len(w["y_embedder.embedding_table.weight"]) - 1
+    for i in reversed(range(steps)):
+        bar, prev, beta, low = (float(a[i]) for a in (bars, before, betas, small))
+        t = torch.full((len(x),), float(times[i]), dtype=x.dtype)
+        said, free = (dit(w, x, t, y, heads) for y in (labels, torch.full_like(labels, none)))
+        eps = torch.cat([free[..., :3] + guidance * (said - free)[..., :3], said[..., 3:C]], -1)
+        start = (1 / bar) ** 0.5 * x - (1 / bar - 1) ** 0.5 * eps
+        x = beta * prev**0.5 / (1 - bar) * start + (1 - prev) * (1 - beta) ** 0.5 / (1 - bar) * x
+        if i and said.shape[-1] == C:
+            x = x + beta**0.5 * noises[i].to(x.dtype)
+        elif i:
+            share = (said[..., C:] + 1) / 2
+            log = share * math.log(beta) + (1 - share) * math.log(low)
+            x = x + torch.exp(0.5 * log) * noises[i].to(x.dtype)
+    return x

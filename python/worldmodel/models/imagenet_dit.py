@@ -2,18 +2,29 @@
 
     model = wm.pretrained.load("DiT-XL-2-256x256.pt")
     latents = model.sample([207, 360], noise, steps=50, guidance=4.0)       # (B,32,32,4), of Stable Diffusion's VAE
+    latents = model.sample([207, 360], noise, steps=250, method="ddpm")     # as its own samples were made
 
-eps-prediction with 1000 linear betas; DDIM (eta 0) over evenly spaced levels; guidance as the original does it by
-default, on the first three channels only.
+eps-prediction with 1000 linear betas, over evenly spaced levels; guidance as the original does it by default, on the
+first three channels only.  With p the alpha_bar of the level before, a this level's, beta = 1 - a / p,
+
+    x0   = (x - sqrt(1 - a) eps) / sqrt(a)
+    DDIM   x' = sqrt(p) x0 + sqrt(1 - p) eps
+    DDPM   x' = (sqrt(p) beta x0 + sqrt(1 - beta) (1 - p) x) / (1 - a) + sd e
+           log sd^2 = u log beta + (1 - u) log(beta (1 - p) / (1 - a)),     u = (said + 1) / 2
+
+(the variance learned between its bounds; Nichol and Dhariwal 2021, arXiv 2102.09672, equation 15); a network that says
+no variances has sd^2 = beta.  The last step adds no noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from .. import nn, ops
+from ..sampling import streams
 from ..tensor import Tensor
 from .adaln import MLP, Last, LevelEmbedding, Patches, modulated, modulation
 
@@ -21,6 +32,7 @@ SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152
 """width, depth, heads."""
 
 LEVELS = 1000
+SALT_STEP = 400
 
 
 class Attention(nn.Module):
@@ -53,7 +65,7 @@ class Labels(nn.Module):
 
 
 class ImageNetDiT(nn.Module):
-    """side: of the latents; sigma: the network also says variances, which DDIM does not use."""
+    """side: of the latents; sigma: the network also says variances, which DDPM uses."""
 
     def __init__(
         self,
@@ -89,20 +101,32 @@ class ImageNetDiT(nn.Module):
             h = block(h, c)
         return ops.unpatchify(self.final_layer(h, c), height=self._side, width=self._side, size=self._patch)
 
-    def guided(self, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """eps (B,side,side,C): none + guidance (class - none) in the first three channels, class's own in the rest."""
+    def guided(self, x: Tensor, t: Tensor, labels: Tensor, guidance: float) -> tuple[Tensor, Tensor | None]:
+        """eps (B,side,side,C): none + guidance (class - none) in the first three channels, class's own in the rest; and
+        where between its bounds the class's own variance lies, -1 to 1, if the network says so."""
         B, C = x.shape[0], self._channels
         if guidance == 1:
-            return ops.slice(self(x, t, labels), -1, 0, C)
+            said = self(x, t, labels)
+            return ops.slice(said, -1, 0, C), ops.slice(said, -1, C, 2 * C) if self._sigma else None
         none = Tensor(np.full(B, self._classes, np.int32))
         both = self(ops.concat(x, x), ops.concat(t, t), ops.concat(labels, none))
-        said, free = (ops.slice(ops.slice(both, 0, i * B, (i + 1) * B), -1, 0, C) for i in (0, 1))
+        said, free = (ops.slice(both, 0, i * B, (i + 1) * B) for i in (0, 1))
         low, other = ops.slice(said, -1, 0, 3), ops.slice(free, -1, 0, 3)
         mixed = ops.add(other, ops.scale_shift(ops.sub(low, other), guidance, 0.0))
-        return ops.concat(mixed, ops.slice(said, -1, 3, C), axis=-1) if C > 3 else mixed
+        eps = ops.concat(mixed, ops.slice(said, -1, 3, C), axis=-1) if C > 3 else mixed
+        return eps, ops.slice(said, -1, C, 2 * C) if self._sigma else None
 
-    def sample(self, labels: Sequence[int], noise: np.ndarray, steps: int = 50, guidance: float = 4.0) -> np.ndarray:
-        """Latents (B,side,side,C) from noise of that shape.  Raises ValueError for other shapes or labels."""
+    def sample(
+        self,
+        labels: Sequence[int],
+        noise: np.ndarray,
+        steps: int = 50,
+        guidance: float = 4.0,
+        method: Literal["ddim", "ddpm"] = "ddim",
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Latents (B,side,side,C) from noise of that shape.  seed: of DDPM's noise; sample i has a stream of its own,
+        seed + i.  Raises ValueError for other shapes, labels or methods."""
         wanted = (len(labels), self._side, self._side, self._channels)
         index = np.asarray(labels, np.int32)
         if noise.shape != wanted or not 1 <= steps <= LEVELS or (index < 0).any() or (index > self._classes).any():
@@ -110,14 +134,39 @@ class ImageNetDiT(nn.Module):
                 f"sample: wanted noise {wanted}, 1 to {LEVELS} steps and labels of 0 to {self._classes}, "
                 f"got {noise.shape}, {steps} and {list(labels)}"
             )
+        if method not in ("ddim", "ddpm"):
+            raise ValueError(f'sample: method must be "ddim" or "ddpm", got {method!r}')
         x, B = Tensor(np.ascontiguousarray(noise, np.float32)), len(labels)
+        stream = Tensor(streams(np.arange(seed, seed + B)), copy=True)
         times = spaced(steps)
         for i in reversed(range(steps)):
-            now, then = (np.full(B, alpha_bar(t), np.float32) for t in (times[i], times[i - 1] if i else -1))
+            now, then = alpha_bar(times[i]), alpha_bar(times[i - 1] if i else -1)
             t = Tensor(np.full(B, times[i], np.float32))
-            eps = self.guided(x, t, Tensor(index), guidance)
-            x = ops.ddim_step(x, eps, Tensor(now), Tensor(then), target="eps")
+            eps, variance = self.guided(x, t, Tensor(index), guidance)
+            if method == "ddpm":
+                e = ops.normal(stream, salt=SALT_STEP + i, shape=x.shape) if i else None
+                x = ancestral(x, eps, variance, now, then, e)
+            else:
+                both = (Tensor(np.full(B, bar, np.float32)) for bar in (now, then))
+                x = ops.ddim_step(x, eps, *both, target="eps")
         return np.array(x.numpy())
+
+
+def ancestral(x: Tensor, eps: Tensor, variance: Tensor | None, now: float, then: float, e: Tensor | None) -> Tensor:
+    """DDPM's step from alpha_bar now to then; e: its noise, None for none.  See the file's head."""
+    beta = 1 - now / then
+    start = then**0.5 * beta / (1 - now)  # x0's part of the mean
+    mean = ops.add(
+        ops.scale_shift(x, start / now**0.5 + (1 - beta) ** 0.5 * (1 - then) / (1 - now), 0.0),
+        ops.scale_shift(eps, -start * ((1 - now) / now) ** 0.5, 0.0),
+    )
+    if e is None:
+        return mean
+    if variance is None:
+        return ops.add(mean, ops.scale_shift(e, beta**0.5, 0.0))
+    high, low = float(np.log(beta)), float(np.log(beta * (1 - then) / (1 - now)))
+    half_log = ops.scale_shift(variance, (high - low) / 4, (high + low) / 4)
+    return ops.add(mean, ops.mul(ops.exp(half_log), e))
 
 
 def spaced(steps: int) -> list[int]:
