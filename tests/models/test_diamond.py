@@ -37,6 +37,49 @@ def test_what_pytorch_said(kernels):
     near(value.numpy(), DUMP["value"])
 
 
+@pytest.mark.parametrize("order, churn", [(1, 0.0), (2, 0.0), (2, 3.0)])
+def test_steps_through_bytes_are_theirs_bit_for_bit(order, churn, monkeypatch):
+    """The network's answers given, every D is cut to bytes as the original does, (D + 1) / 2 * 255 toward 0, and Heun's
+    second slope too: the same bytes, but where float64 lies within rounding of an edge."""
+    denoiser, rng, shape, steps = made(**SMALL)[0].dynamics.denoiser, np.random.default_rng(0), (2, 16, 16, 3), 5
+    solver = Solver(steps=steps, order=order, churn=churn)
+    answers = [rng.normal(size=shape) for _ in range(steps * order)]
+    noise, more = rng.normal(size=shape), [rng.normal(size=shape) for _ in range(denoiser.churned(solver))]
+
+    def tensor(a):
+        return Tensor(a.astype(np.float32))
+
+    said = iter(answers)
+    monkeypatch.setattr(type(denoiser), "forward", lambda self, *inputs: tensor(next(said)))
+    got = denoiser.sample(tensor(noise), None, None, solver, [tensor(m) for m in more]).numpy()
+
+    said, edge = iter(answers), np.zeros(shape, bool)
+
+    def clean(x, sigma):
+        total = sigma**2 + 0.3**2 + 0.5**2  # the offset's noise counts as noise, sigma_data is 0.5
+        skip, out = 0.25 / total, 0.5 * (sigma**2 + 0.09) ** 0.5 / total**0.5
+        levels = (np.clip(skip * x + out * np.float32(next(said)), -1, 1) + 1) / 2 * 255
+        edge[np.abs(levels - levels.round()) < 1e-3] = True
+        edge[(levels <= 0) | (levels >= 255)] = False
+        return np.floor(levels) / 255 * 2 - 1
+
+    x, churns = np.float64(np.float32(noise)), iter(more)
+    sigmas = solver.sigmas()
+    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
+        high = now * (1 + (min(churn / steps, 2**0.5 - 1) if solver.churn_from <= now <= solver.churn_to else 0))
+        if high > now:
+            x = x + np.float32(next(churns)) * solver.spread * (high**2 - now**2) ** 0.5
+        slope = (x - clean(x, now)) / high
+        if order == 2 and then:
+            second = x + slope * (then - high)
+            slope = (slope + (second - clean(second, then)) / then) / 2
+        x = x + slope * (then - high)
+    assert edge.mean() < 0.05 and len(np.unique(got)) > 100
+    whole = np.arange(256, dtype=np.uint8).astype(np.float32)
+    assert np.isin(got, whole / np.float32(255) * 2 - 1).all(), "the last D, on the very numbers of their bytes"
+    assert np.array_equal(got[~edge], ((x[~edge] + 1) / 2 * 255).round().astype(np.float32) / np.float32(255) * 2 - 1)
+
+
 # ---- environments ----
 
 
