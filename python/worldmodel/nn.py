@@ -119,6 +119,13 @@ def values_of(t: Tensor) -> np.ndarray:
     return np.array(memoryview(t.to("cpu")) if t.dtype == "bfloat16" else t.numpy())
 
 
+def view_of(t: Tensor) -> np.ndarray:
+    """As values_of, but not a copy where the tensor lies in this machine's memory."""
+    if t.device != "cpu":
+        return values_of(t)
+    return np.asarray(memoryview(t)) if t.dtype == "bfloat16" else t.numpy()
+
+
 def write(t: Tensor, values: np.ndarray) -> None:
     """Overwrite a tensor with an array of its shape; a bfloat16 one with bits (uint16) or with numbers, rounded."""
     if t.dtype != "bfloat16":
@@ -231,6 +238,10 @@ class Module:
         """A copy of every tensor by name; bfloat16 as bits (values_of)."""
         return {name: values_of(t) for name, t in self.named_tensors()}
 
+    def views(self) -> dict[str, np.ndarray]:
+        """state_dict without copying: for writing them to a file at once."""
+        return {name: view_of(t) for name, t in self.named_tensors()}
+
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
         """Overwrite tensors by name.
 
@@ -259,13 +270,13 @@ class Module:
         """Write the tensors to a safetensors file, atomically."""
         from .checkpoint import write_tensors
 
-        write_tensors(path, self.state_dict())
+        write_tensors(path, self.views())
 
     def load(self, path: str, strict: bool = True) -> None:
         """Read the tensors from a safetensors file; errors as load_state_dict's."""
         from .checkpoint import read_tensors
 
-        self.load_state_dict(read_tensors(path)[0], strict)
+        self.load_state_dict(read_tensors(path, mapped=True)[0], strict)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.parameter_count():,} parameters)"

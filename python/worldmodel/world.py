@@ -226,7 +226,7 @@ class World(nn.Module):
             return save_names(self, policy, path)
         if format != "worldmodel" or policy is not None:
             raise ValueError(f"World.save: format must be 'worldmodel' or 'torch-keys' (with a policy), got {format!r}")
-        tensors = self.state_dict()
+        tensors = self.views()
         tensors["starts.frames"], tensors["starts.actions"] = self._start_frames, self._start_actions
         metadata = {
             "worldmodel": {
@@ -252,7 +252,7 @@ class World(nn.Module):
             return load_world(path, **options)
         if options:
             raise ValueError(f"{os.fspath(path)}: a world of this library takes no {', '.join(options)}")
-        tensors, metadata = read_tensors(path)
+        tensors, metadata = read_tensors(path, mapped=True)
         config = _config_of(os.fspath(path), metadata)
         frames, actions = tensors.pop("starts.frames", None), tensors.pop("starts.actions", None)
         try:
@@ -277,7 +277,7 @@ class World(nn.Module):
         assert frames is not None and actions is not None
         if len(frames) != len(actions):
             raise ValueError(f"{path}: {len(frames)} start frames and {len(actions)} start actions")
-        self._start_frames, self._start_actions = frames, actions
+        self._start_frames, self._start_actions = np.array(frames), np.array(actions)
 
 
 def check_fits(config: Any, replay: Replay) -> None:

@@ -179,3 +179,39 @@ def test_a_kill_at_any_moment_leaves_the_last_good_file(tmp_path, moment):
     assert path.read_bytes() == old
     checkpoint.write_tensors(path, {"b": np.ones(3, np.float32)})  # and the next write is not disturbed
     assert checkpoint.read_tensors(path)[0].keys() == {"b"}
+
+
+def test_views_of_a_file_are_its_tensors(tmp_path):
+    path = tmp_path / "x"
+    odd = {"none": np.zeros((0, 3), np.float32), "one": np.array(2.5), "swapped": np.arange(5, dtype=">i4")}
+    odd |= {"flags": np.array([True, False]), "bits": np.arange(7, dtype=np.uint16), "b": np.arange(3, dtype=np.int8)}
+    checkpoint.write_tensors(path, TENSORS | odd, META)
+    copies, metadata = checkpoint.read_tensors(path)
+    views, same = checkpoint.read_tensors(path, mapped=True)
+    assert metadata == same == META and copies.keys() == views.keys() == (TENSORS | odd).keys()
+    for name, a in (TENSORS | odd).items():
+        for got in (copies[name], views[name]):
+            assert got.shape == a.shape and got.dtype == a.dtype.newbyteorder("<") and np.array_equal(got, a)
+        assert not views[name].flags.writeable or not a.size
+    with pytest.raises(TypeError, match="x: safetensors has no complex"):
+        checkpoint.write_tensors(path, {"x": np.ones(2, complex)})
+    damaged = path.read_bytes()[:-1]
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        checkpoint.read_tensors(path, mapped=True)
+
+
+def test_weights_are_held_once_while_they_are_saved_and_loaded(tmp_path):
+    import tracemalloc
+
+    from worldmodel import nn
+
+    layers, again = (nn.Sequential(*(nn.Linear(256, 256) for _ in range(16))) for _ in range(2))
+    size = sum(4 * t.size for _, t in layers.named_tensors())
+    tracemalloc.start()
+    layers.save(tmp_path / "x")
+    again.load(tmp_path / "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size / 8
+    assert all(np.array_equal(a, b) for a, b in zip(layers.views().values(), again.views().values(), strict=True))

@@ -62,4 +62,4 @@ class FramePolicy(nn.Module):
         """Weights and settings in one safetensors file, atomically; `Policy.load` reads it."""
         made = {"make": self.make} if self.make else {}
         about = {"format": FORMAT, "kind": "policy", **made, "settings": self._settings, **extra}
-        write_tensors(path, self.state_dict(), {"worldmodel": about})
+        write_tensors(path, self.views(), {"worldmodel": about})

@@ -83,7 +83,7 @@ def fill(
 
 
 def emptied(tensors: Mapping[str, Tensor], keys: Mapping[str, Key]) -> dict[str, np.ndarray]:
-    """Our tensors under the file's names and in its layouts."""
+    """Our tensors under the file's names and in its layouts; views of them where that is how they lie."""
     out: dict[str, np.ndarray] = {}
     for ours, key in keys.items():
         t = tensors[ours]
@@ -92,7 +92,7 @@ def emptied(tensors: Mapping[str, Tensor], keys: Mapping[str, Key]) -> dict[str,
         for name, part in zip(
             key.names, np.split(whole, len(key.names)) if len(key.names) > 1 else [whole], strict=True
         ):
-            out[name] = np.array(part)
+            out[name] = part
     return out
 
 
