@@ -3,6 +3,7 @@
    Heads are column blocks of the rows, so a linear layer's output is attended to where it lies; `axis` says which axis
    is the sequence, so space (-2) and time (-3 of (B, T, N, C)) need no transposition. */
 #include "../tape/tape.h"
+#include "axes.h"
 #include <math.h>
 
 /* What an attention op was told, as numbers; the order of attributes is that of the specs below. */
@@ -191,6 +192,19 @@ static const wm_op attention_qkv = {
 
 /* ---- the cache: frames in a ring, sinks kept for good --------------------------------------------- */
 
+/* Pages, if there: one number for each of the frames of the caches (B, frames). */
+static int pages_infer(const char *op, const wm_tensor *pages, int64_t B, int64_t frames) {
+    if (!pages || (pages->ndim == 2 && pages->shape[0] == B && pages->shape[1] == frames)) return 0;
+    char text[96];
+    return wm_fail("%s: pages wanted (%lld, %lld), got %s", op, (long long)B, (long long)frames,
+                   wm_shape_text(pages, text, 96));
+}
+
+/* On a device they are not read to be checked: its kernels wrap them round. */
+static int pages_check(const wm_node *n, const wm_tensor *pages) {
+    return pages && !n->device ? wm_check_index(n, pages, pages->size) : 0;
+}
+
 static int ring_infer(const char *op, const wm_tensor *cache, const wm_tensor *frames, const wm_tensor *position,
                       int64_t sinks) {
     char text[2][96];
@@ -211,25 +225,28 @@ static int ring_infer(const char *op, const wm_tensor *cache, const wm_tensor *f
 static int write_infer(wm_node *n) {
     const wm_tensor *cache = n->in[0], *frames = n->in[1];
     if (ring_infer("cache_write", cache, frames, n->in[2], n->attr[0].i) < 0) return -1;
+    if (pages_infer("cache_write", n->in[3], cache->shape[0], cache->shape[1]) < 0) return -1;
     if (frames->shape[1] > cache->shape[1] - n->attr[0].i)
         return wm_fail("cache_write: frames wanted at most %lld at once (the ring), got %lld",
                        (long long)(cache->shape[1] - n->attr[0].i), (long long)frames->shape[1]);
     return wm_out_view(n, 0, n->in[0], 0, cache->ndim, cache->shape);
 }
+static int write_check(wm_node *n) { return pages_check(n, n->in[3]); }
 static void write_forward(wm_node *n) {
     wm_tensor *cache = n->in[0], *frames = n->in[1];
     int64_t sinks = n->attr[0].i;
-    n->k->cache_write(cache->data, frames->data, n->in[2]->i32, sinks, cache->shape[1] - sinks, cache->shape[0],
-                      frames->shape[1], frames->size / (frames->shape[0] * frames->shape[1]));
+    n->k->cache_write(cache->data, frames->data, n->in[2]->i32, numbers_of(n->in[3]), sinks, cache->shape[1] - sinks,
+                      cache->shape[0], frames->shape[1], frames->size / (frames->shape[0] * frames->shape[1]));
     wm_written(cache);
 }
 static const wm_op cache_write = {
-    "cache_write", "cache frames position@i32 sinks:i=0",
+    "cache_write", "cache frames position@i32 pages@i32? sinks:i=0",
     "Writes frames (B, F, ...) into cache (B, sinks + ring, ...), in place, and gives the cache.  The last of the F frames\n"
     "is frame position[b] of sample b's stream (counted from 0); frame p lies in slot p if p < sinks, else in slot\n"
     "sinks + (p - sinks) % ring.  Frames before 0 are padding and are not written, so samples may have any lengths.\n"
-    "No gradient.",
-    write_infer, write_forward, NULL, NULL};
+    "pages (B, sinks + ring): the place of each slot among all B (sinks + ring) frames of the cache, so that samples may\n"
+    "share frames; two must not write into one.  No gradient.",
+    write_infer, write_forward, NULL, write_check};
 
 /* Attributes of attention_cached. */
 enum { C_HEADS, C_KV_HEADS, C_SINKS, C_SCALE, C_OVER, C_PAIRS };
@@ -267,9 +284,10 @@ static int cached_shape_of(wm_node *n, wm_attention *a) {
     if (!cos != !sin || (cos && (cos->size != frames * a->pairs || sin->size != cos->size || 2 * a->pairs > D)))
         return wm_fail("attention_cached: cos and sin wanted (%lld, at most %lld) both, one row a cached frame",
                        (long long)frames, (long long)D / 2);
-    return 0;
+    return pages_infer("attention_cached", n->in[6], a->outer, frames);
 }
 
+static int cached_check(wm_node *n) { return pages_check(n, n->in[6]); }
 static int cached_infer(wm_node *n) {
     wm_attention a;
     return cached_shape_of(n, &a) < 0 ? -1 : wm_out(n, 0, WM_F32, n->in[0]->ndim, n->in[0]->shape);
@@ -278,16 +296,16 @@ static void cached_forward(wm_node *n) {
     wm_attention a;
     cached_shape_of(n, &a);
     n->k->attention_cached(n->out[0]->data, n->in[0]->data, n->in[1]->data, n->in[2]->data, n->in[3]->i32,
-                           n->in[4] ? n->in[4]->data : NULL, n->in[5] ? n->in[5]->data : NULL, &a);
+                           n->in[4] ? n->in[4]->data : NULL, n->in[5] ? n->in[5]->data : NULL, numbers_of(n->in[6]), &a);
 }
 static const wm_op attention_cached = {
     "attention_cached",
-    "q k_cache v_cache position@i32 cos? sin? heads:i kv_heads:i=0 sinks:i=0 scale:f=0 over:e=time|all pairs:e=half|interleaved",
+    "q k_cache v_cache position@i32 cos? sin? pages@i32? heads:i kv_heads:i=0 sinks:i=0 scale:f=0 over:e=time|all pairs:e=half|interleaved",
     "Attention of the latest F frames, q (B, F, N, heads D), over caches (B, sinks + ring, N, kv_heads D) that cache_write\n"
     "has filled up to frame position[b], read where they lie; causal over frames.  over=time: a token sees the same token\n"
     "of other frames; over=all: all tokens of them.  cos, sin (sinks + ring, pairs): q and the keys, stored unrotated,\n"
     "are turned as they are read, by their place among the cached frames (StreamingLLM, Xiao et al. 2024), so that a\n"
-    "stream has no largest length.  The same bits as attention over all frames while none was evicted.  No gradient.",
-    cached_infer, cached_forward, NULL, NULL};
+    "stream has no largest length.  pages: see cache_write.  The same bits as attention over all frames while none was evicted.  No gradient.",
+    cached_infer, cached_forward, NULL, cached_check};
 
 const wm_op *const wm_ops_attention[] = {&attention, &attention_qkv, &attention_cached, &cache_write, NULL};

@@ -209,12 +209,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, he
     ...
 
 
-def attention_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, position: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, heads: int = ..., kv_heads: int = 0, sinks: int = 0, scale: float = 0, over: Literal['time', 'all'] = 'time', pairs: Literal['half', 'interleaved'] = 'half') -> Tensor:
+def attention_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, position: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, pages: Tensor | None = None, heads: int = ..., kv_heads: int = 0, sinks: int = 0, scale: float = 0, over: Literal['time', 'all'] = 'time', pairs: Literal['half', 'interleaved'] = 'half') -> Tensor:
     """Attention of the latest F frames, q (B, F, N, heads D), over caches (B, sinks + ring, N, kv_heads D) that cache_write
     has filled up to frame position[b], read where they lie; causal over frames.  over=time: a token sees the same token
     of other frames; over=all: all tokens of them.  cos, sin (sinks + ring, pairs): q and the keys, stored unrotated,
     are turned as they are read, by their place among the cached frames (StreamingLLM, Xiao et al. 2024), so that a
-    stream has no largest length.  The same bits as attention over all frames while none was evicted.  No gradient."""
+    stream has no largest length.  pages: see cache_write.  The same bits as attention over all frames while none was evicted.  No gradient."""
     ...
 
 
@@ -241,11 +241,12 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Tensor, weight: Ten
     ...
 
 
-def cache_write(cache: Tensor, frames: Tensor, position: Tensor, sinks: int = 0) -> Tensor:
+def cache_write(cache: Tensor, frames: Tensor, position: Tensor, pages: Tensor | None = None, sinks: int = 0) -> Tensor:
     """Writes frames (B, F, ...) into cache (B, sinks + ring, ...), in place, and gives the cache.  The last of the F frames
     is frame position[b] of sample b's stream (counted from 0); frame p lies in slot p if p < sinks, else in slot
     sinks + (p - sinks) % ring.  Frames before 0 are padding and are not written, so samples may have any lengths.
-    No gradient."""
+    pages (B, sinks + ring): the place of each slot among all B (sinks + ring) frames of the cache, so that samples may
+    share frames; two must not write into one.  No gradient."""
     ...
 
 

@@ -104,8 +104,8 @@ class Sampler:
 
     def snapshot(self, rows: Sequence[int] | np.ndarray | None = None) -> Snapshot:
         """A copy of all that the environments (rows, all by default) remember."""
-        pick = slice(None) if rows is None else np.asarray(rows, np.int64)
-        return {name: np.array(t.numpy()[pick]) for name, t in self.state.items()}
+        rows = np.arange(self.n) if rows is None else np.asarray(rows, np.int64)
+        return {name: self._remembered(name, rows) for name in self.state}
 
     def restore(self, snapshot: Snapshot, rows: Sequence[int] | np.ndarray | None = None) -> None:
         """Put environments back as they were; they continue bit for bit.  Raises ValueError if the snapshot
@@ -117,16 +117,28 @@ class Sampler:
             got = snapshot[name].shape if name in snapshot else None
             if got != wanted:
                 raise ValueError(f"restore: {name} must have shape {wanted}, got {got}")
-        for name, t in self.state.items():
-            t[rows] = snapshot[name]
+        for name in self.state:
+            self._put(name, rows, snapshot[name])
 
     def fork(self, row: int, rows: Sequence[int] | np.ndarray, seeds: Sequence[int] | np.ndarray | None = None) -> None:
         """Make the environments rows copies of row: the same past and, unless seeds are given, the same
         random future."""
-        for t in self.state.values():
-            t[np.asarray(rows, np.int64)] = t.numpy()[row]
+        rows = np.asarray(rows, np.int64)
+        for name in self.state:
+            self._share(name, row, rows)
         if seeds is not None:
-            self.state["stream"][np.asarray(rows, np.int64)] = streams(seeds)
+            self.state["stream"][rows] = streams(seeds)
+
+    # ---- how rows of the state are moved ----
+
+    def _remembered(self, name: str, rows: np.ndarray) -> np.ndarray:
+        return np.array(self.state[name].numpy()[rows])
+
+    def _put(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        self.state[name][rows] = values
+
+    def _share(self, name: str, row: int, rows: np.ndarray) -> None:
+        self.state[name][rows] = self.state[name].numpy()[row]
 
 
 def rollout(world: Any, start: np.ndarray, actions: Any, seed: int = 0, **options: Any) -> np.ndarray:

@@ -27,7 +27,7 @@ linear_gated_backward dv:RN dgate:N dresidual:RN dout:RN gate:N v:RN G=1
 swiglu_backward dv:RN2 dout:RN v:RN2
 linear_dw dw:NK dv:RN x:RK
 linear_db db:N dv:RN
-cache_write cache:BLn frames:BTn position:B<9 sinks=1 ring=L1 F=T
+cache_write cache:BLn frames:BTn position:B<9 pages! sinks=1 ring=L1 F=T
 rotary_table cos:NAF sin:NAF position:NA index! base=100 pixel=0
 rotary_table cos:NAF sin:NAF position! index:NA<50 base=100 pixel=0
 rotary_table cos:NAF sin:NAF position:NA index! base=16 pixel=1
@@ -486,10 +486,10 @@ def attention(t: Table, s: dict[str, int]) -> None:
     a = Attention(outer, n, 1, sinks + ring, H, G, D, H * D, D, D, 0, 0, 1, 0, sinks, ring, D // 2, False, D**-0.5)
     caches = [t.numbers(outer, sinks + ring, n, D) for _ in "kv"]
     tables = [t.numbers(sinks + ring, D // 2) for _ in "cs"]
-    for cos, sin in ((None, None), tables):
-        t.attention_cached(
-            t.out(outer, 1, n, H * D), t.numbers(outer, 1, n, H * D), *caches, t.below(20, outer), cos, sin, a
-        )
+    pages = t.below(outer * (sinks + ring), outer, sinks + ring)
+    for cos, sin, where in ((None, None, None), (*tables, None), (*tables, pages)):
+        q = t.numbers(outer, 1, n, H * D)
+        t.attention_cached(t.out(outer, 1, n, H * D), q, *caches, t.below(20, outer), cos, sin, where, a)
 
 
 def head_norm(t: Table, s: dict[str, int]) -> None:

@@ -191,6 +191,51 @@ def test_a_fork_equals_the_same_actions_from_the_start():
         assert same(sampler.step(a), replay.step(a))
 
 
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_shared_memory_is_never_seen(sinks):
+    """Forks, resets, restores and rests in any order == the same with whole copies, bit for bit."""
+    model, n = tiny_dit.make(sinks=sinks), 5
+    shared, _ = start(model, n, steps=1)
+    copied, _ = start(model, n, steps=1)
+    rng = np.random.default_rng(sinks)
+    for _ in range(60):
+        what, row = rng.choice(["step", "step", "rest", "fork", "reset", "restore"]), int(rng.integers(n))
+        rows = rng.choice(n, rng.integers(1, n + 1), replace=False)
+        if what == "fork":
+            shared.fork(row, rows)
+            one = copied.snapshot([row])
+            copied.restore({k: np.repeat(v, len(rows), 0) for k, v in one.items()}, rows)
+        elif what == "reset":
+            frames = tiny_dit.frames_of(rng, len(rows), 2)
+            for sampler in (shared, copied):
+                sampler.reset(frames, seeds=rows + 50, rows=rows)
+        elif what == "restore":
+            kept = shared.snapshot(rows)
+            assert all(np.array_equal(kept[k], v) for k, v in copied.snapshot(rows).items())
+            order = rng.permutation(rows)
+            for sampler in (shared, copied):
+                sampler.restore(kept, order)
+        else:
+            actions, active = tiny_dit.actions_of(rng, n), np.ones(n, bool)
+            active[rows] = what == "step"
+            a, b = shared.step(actions, active), copied.step(actions, active)
+            assert all(np.array_equal(getattr(a, p)[active], getattr(b, p)[active]) for p in PARTS)
+        pages = shared._pages
+        assert np.array_equal(pages._users, np.bincount(pages._where.ravel(), minlength=pages._users.size))
+
+
+def test_a_fork_shares_until_something_is_written():
+    model = tiny_dit.make()
+    sampler, rng = start(model, 4)
+    sampler.fork(1, [0, 2, 3])
+    held = sampler._pages.of(np.arange(4))
+    assert (held == held[1]).all()
+    sampler.step(tiny_dit.actions_of(rng, 4))
+    now, written = sampler._pages.of(np.arange(4)), 2  # the slot of the frame after the context
+    assert len(set(now[:, written])) == 4
+    assert np.array_equal(np.delete(now, written, 1), np.delete(held, written, 1))
+
+
 def test_no_future_frame_leaks(kernels):
     model = tiny_dit.make()
     rng = np.random.default_rng(3)

@@ -207,6 +207,51 @@ def test_stale_slots_have_no_influence(kernels):
     assert np.array_equal(clean, run("attention_cached", [q, k, v, position], dict(heads=2), ())[0][0])
 
 
+def test_pages_say_where_frames_lie(kernels):
+    """Frames in any order of memory, shared by samples: the bits of each sample's own cache."""
+    rng, B, N, C, sinks, ring = np.random.default_rng(0), 3, 2, 8, 1, 4
+    q, own = normal(rng, B, 1, N, C), [normal(rng, B, sinks + ring, N, C) for _ in range(2)]
+    for x in own:
+        x[2] = x[0]
+    pages = rng.permutation(B * (sinks + ring)).astype(np.int32).reshape(B, -1)
+    position = _core.Tensor(np.array([8, 2, 8], np.int32))
+    tables = [_core.Tensor(normal(rng, sinks + ring, 2)) for _ in range(2)]
+    apart = [np.full_like(x, np.nan) for x in own]
+    for x, y in zip(apart, own, strict=True):
+        x.reshape(-1, N, C)[pages[:2]] = y[:2]
+    pages[2] = pages[0]
+    how = dict(heads=2, sinks=sinks)
+    attend, put = _core.ops["attention_cached"], _core.ops["cache_write"]
+    want = attend(_core.Tensor(q), *map(_core.Tensor, own), position, *tables, **how).numpy()
+    shared = [_core.Tensor(x) for x in apart]
+    got = attend(_core.Tensor(q), *shared, position, *tables, _core.Tensor(pages), **how).numpy()
+    assert np.array_equal(got, want) and np.isfinite(got).all()
+    frames = normal(rng, B, 1, N, C)
+    free = np.setdiff1d(np.arange(B * (sinks + ring)), pages)[0]
+    pages[2, ref.slot(8, sinks, ring)] = free
+    for i, x in enumerate(own):
+        held = _core.Tensor(x)
+        put(held, _core.Tensor(frames), position, sinks=sinks)
+        put(shared[i], _core.Tensor(frames), position, _core.Tensor(pages), sinks=sinks)
+        assert np.array_equal(shared[i].numpy().reshape(-1, N, C)[pages], held.numpy())
+
+
+def test_pages_outside_the_cache_are_refused():
+    t = lambda *shape: _core.Tensor(np.zeros(shape, np.float32))  # noqa: E731
+    at, attend, put = _core.Tensor(np.zeros(2, np.int32)), _core.ops["attention_cached"], _core.ops["cache_write"]
+    for bad in (-1, 8):
+        pages = _core.Tensor(np.array([[0, 1, 2, 3], [4, 5, bad, 7]], np.int32))
+        with pytest.raises(IndexError, match="attention_cached"):
+            attend(t(2, 1, 3, 8), t(2, 4, 3, 8), t(2, 4, 3, 8), at, None, None, pages, heads=2)
+        with pytest.raises(IndexError, match="cache_write"):
+            put(t(2, 4, 3, 8), t(2, 1, 3, 8), at, pages)
+    few = _core.Tensor(np.zeros((2, 3), np.int32))
+    with pytest.raises(ValueError, match="pages wanted"):
+        attend(t(2, 1, 3, 8), t(2, 4, 3, 8), t(2, 4, 3, 8), at, None, None, few, heads=2)
+    with pytest.raises(ValueError, match="pages wanted"):
+        put(t(2, 4, 3, 8), t(2, 1, 3, 8), at, few)
+
+
 def test_wrong_use_is_said():
     t = lambda *shape: _core.Tensor(np.zeros(shape, np.float32))  # noqa: E731
     at = _core.Tensor(np.zeros(2, np.int32))

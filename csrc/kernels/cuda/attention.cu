@@ -18,12 +18,15 @@ struct key_rows {
     int64_t k_row, v_row, start;
     const float *cos, *sin;
     bool ring;
+    const int32_t *pages;       /* the frame of memory that each slot is; null: in order */
+    int64_t pages_all;
 };
 __device__ inline int64_t place_of(const key_rows &rows, const wm_attention &a, int64_t j) {
     if (!rows.ring) return j;
     const int key = (int)j, tokens = (int)a.frame, sinks = (int)a.sinks, frame = key / tokens;
     const int slot = frame < sinks ? frame : sinks + ((int)rows.start + frame - sinks) % (int)a.ring;
-    return (int64_t)slot * tokens + key % tokens;
+    if (!rows.pages) return (int64_t)slot * tokens + key % tokens;
+    return (int64_t)((uint32_t)rows.pages[slot] % (uint32_t)rows.pages_all) * tokens + key % tokens;   /* not read to be checked: wraps */
 }
 /* q k_j over D columns, in order; q is in shared memory, turned already */
 __device__ inline float score_of(const float *q, const key_rows &rows, const wm_attention &a, int64_t j) {
@@ -88,7 +91,7 @@ __global__ void forward_kernel(float *out, float *lse, const float *q, const flo
         const where w = where_of(a, u);
         const int64_t k_at = w.outer * a.Nk * a.inner + w.inner, column = (int)w.h / (int)a.G * a.D;
         const key_rows rows = {k + k_at * a.k_width + column, v + k_at * a.v_width + column, a.inner * a.k_width, a.inner * a.v_width,
-                               0, nullptr, nullptr, false};
+                               0, nullptr, nullptr, false, nullptr, 0};
         float *mine = room + warp * a.D;
         __syncwarp();
         FOR_LANE(d, a.D) mine[d] = q[w.q_at * a.q_width + w.h * a.D + d];
@@ -102,16 +105,17 @@ __global__ void forward_kernel(float *out, float *lse, const float *q, const flo
    cached frames. */
 template <int NV>
 __global__ void cached_kernel(float *out, const float *q, const float *k, const float *v, const int32_t *position,
-                                                     const float *cos, const float *sin, wm_attention a) {
+                                                     const float *cos, const float *sin, const int32_t *pages, wm_attention a) {
     WM_SHARED_DYN(float, room);
     const int warp = threadIdx.x / 32;
     const int64_t frames = a.sinks + a.ring, keys = frames * a.frame * a.inner;
     for (int64_t u = (int64_t)blockIdx.x * WARPS + warp; u < a.outer * a.inner * a.H * a.Nq; u += (int64_t)gridDim.x * WARPS) {
         const where w = where_of(a, u);
         const int64_t seen = (int64_t)position[w.outer] + 1, held = seen < 0 ? 0 : seen < frames ? seen : frames;
-        const int64_t offset = held * a.frame - a.Nq, at = w.outer * keys + w.inner, column = (int)w.h / (int)a.G * a.D;
+        const int64_t offset = held * a.frame - a.Nq, at = (pages ? 0 : w.outer * keys) + w.inner, column = (int)w.h / (int)a.G * a.D;
         const key_rows rows = {k + at * a.k_width + column, v + at * a.v_width + column, a.inner * a.k_width, a.inner * a.v_width,
-                               seen > frames ? (int)(seen - a.sinks) % (int)a.ring : 0, cos, sin, true};
+                               seen > frames ? (int)(seen - a.sinks) % (int)a.ring : 0, cos, sin, true,
+                               pages ? pages + w.outer * frames : nullptr, a.outer * frames};
         const int64_t age = w.i + offset < 0 ? 0 : (int)(w.i + offset) / (int)a.frame;
         const float *x = q + w.q_at * a.q_width + w.h * a.D;
         float *mine = room + warp * a.D;
@@ -148,25 +152,26 @@ static void attention_forward(float *out, float *lse, const float *q, const floa
     BY_WIDTH(forward_kernel, a->H * a->Nq, 1, out, lse, q, k, v, lengths, *a);
 }
 static void attention_cached(float *out, const float *q, const float *k, const float *v, const int32_t *position, const float *cos,
-                             const float *sin, const wm_attention *a) {
+                             const float *sin, const int32_t *pages, const wm_attention *a) {
     if (!countable(a)) return;
-    BY_WIDTH(cached_kernel, a->H * a->Nq, 1, out, q, k, v, position, cos, sin, *a);
+    BY_WIDTH(cached_kernel, a->H * a->Nq, 1, out, q, k, v, position, cos, sin, pages, *a);
 }
 
 /* Frame `position`, and those before it, to their slots; frames before 0 are padding. */
-__global__ void cache_write_kernel(float *cache, const float *frames, const int32_t *position, int64_t sinks, int64_t ring, int64_t F,
-                                   int64_t n, int64_t all) {
+__global__ void cache_write_kernel(float *cache, const float *frames, const int32_t *position, const int32_t *pages, int64_t sinks,
+                                   int64_t ring, int64_t F, int64_t n, int64_t all) {
     FOR_EACH(i, all) {
         const int64_t b = i / (F * n), f = i / n % F;
         int64_t at = (int64_t)position[b] - F + 1 + f;
         if (at < 0) continue;
-        at = at < sinks ? at : sinks + (at - sinks) % ring;
-        cache[(b * (sinks + ring) + at) * n + i % n] = frames[i];
+        at = b * (sinks + ring) + (at < sinks ? at : sinks + (at - sinks) % ring);
+        if (pages) at = (uint32_t)pages[at] % (uint32_t)(all / (F * n) * (sinks + ring));
+        cache[at * n + i % n] = frames[i];
     }
 }
-static void cache_write(float *cache, const float *frames, const int32_t *position, int64_t sinks, int64_t ring, int64_t B, int64_t F,
-                        int64_t n) {
-    EACH(cache_write_kernel, B * F * n, cache, frames, position, sinks, ring, F, n, B * F * n);
+static void cache_write(float *cache, const float *frames, const int32_t *position, const int32_t *pages, int64_t sinks, int64_t ring,
+                        int64_t B, int64_t F, int64_t n) {
+    EACH(cache_write_kernel, B * F * n, cache, frames, position, pages, sinks, ring, F, n, B * F * n);
 }
 
 /* ---- backward: P = 2^(c S - lse), dS = P (dP - delta) scale ------------------------------------------------------------- */

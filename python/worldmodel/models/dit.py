@@ -223,9 +223,11 @@ class DiT(Dynamics):
     def window_time(self, frames: int) -> WindowTime:
         return WindowTime(*self._time, frames)
 
-    def cached_time(self, caches: Sequence[tuple[Tensor, Tensor]], position: Tensor) -> CachedTime:
+    def cached_time(
+        self, caches: Sequence[tuple[Tensor, Tensor]], position: Tensor, table: Tensor | None = None
+    ) -> CachedTime:
         cos, sin = (t[: self._config.slots] for t in self._time)
-        return CachedTime(caches, position, cos, sin, self._config.sinks)
+        return CachedTime(caches, position, cos, sin, self._config.sinks, table)
 
     # ---- the network ----
 

@@ -47,19 +47,26 @@ class WindowTime:
 
 class CachedTime:
     """Keys and values of n environments (n,slots,N,width) a layer; position (n,): the latest frame of each,
-    counted from 0."""
+    counted from 0; table (n,slots): where their frames lie (pages.py), each in its own slot if not given."""
 
     def __init__(
-        self, caches: Sequence[tuple[Tensor, Tensor]], position: Tensor, cos: Tensor, sin: Tensor, sinks: int
+        self,
+        caches: Sequence[tuple[Tensor, Tensor]],
+        position: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        sinks: int,
+        table: Tensor | None = None,
     ):
         self.caches, self.position, self.cos, self.sin, self.sinks = caches, position, cos, sin, sinks
+        self.table = table
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         keys, values = self.caches[layer]
-        keys = ops.cache_write(keys, k, self.position, sinks=self.sinks)
-        values = ops.cache_write(values, v, self.position, sinks=self.sinks)
+        keys = ops.cache_write(keys, k, self.position, self.table, sinks=self.sinks)
+        values = ops.cache_write(values, v, self.position, self.table, sinks=self.sinks)
         return ops.attention_cached(
-            q, keys, values, self.position, self.cos, self.sin, heads=heads, sinks=self.sinks
+            q, keys, values, self.position, self.cos, self.sin, self.table, heads=heads, sinks=self.sinks
         )
 
 

@@ -3,12 +3,14 @@
 A step of frame p:  for k in 0..K-1: the new frame's tokens, at tau = k / K, read the ring and write their own
 keys and values into slot p; then the frame, as bytes, noised to the context level, goes through once more
 (the commit) and what it writes stays.  Environments lie at positions of their own, so batches are ragged; a
-row's numbers do not depend on the others'.  Random numbers: salts below, from the environment's stream at the
+row's numbers do not depend on the others'.  Copies of an environment share what they remember until they write
+(pages.py).  Random numbers: salts below, from the environment's stream at the
 step being taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from ..tensor import Plan, Tape, Tensor
 from .dit_conditions import Conditions
 from .dit_layers import CachedTime
 from .heads import Heads
+from .pages import Pages
 
 if TYPE_CHECKING:
     from .dit import DiT
@@ -71,6 +74,7 @@ class DiTSampler(Sampler):
                 "pictures": Tensor(np.zeros((n, 2, H, W, C), np.uint8), copy=True),
                 "acted": Tensor(acted, copy=True),
             }
+        self._pages = Pages(n, config.slots)
         for i in range(model.time_layers):
             for name in ("keys", "values"):
                 self.state[f"{name}.{i}"] = Tensor(np.zeros((n, config.slots, N, d), np.float32), copy=True)
@@ -86,7 +90,7 @@ class DiTSampler(Sampler):
 
     def _record(self) -> Plan:
         model, n, state = self.model, self.n, self.state
-        time = model.cached_time(self.caches(), state["position"])
+        time = model.cached_time(self.caches(), state["position"], self._pages.table)
         with Tape(grad=False) as tape:
             ops.stream_advance(state["stream"])
             plain, commit = self._conditions.denoising(), self._conditions.commit()
@@ -196,7 +200,9 @@ class DiTSampler(Sampler):
         self._conditions.told(actions, known)
         if self._unacted:
             self._unacted.told(actions, np.zeros(self.n, bool))
-        self.state["position"][...] = self.state["position"].numpy() + 1
+        position = self.state["position"].numpy() + 1
+        self.state["position"][...] = position
+        self._pages.own(np.arange(self.n), self._slots(position))
         apart = self.model.config.outcome == "apart"
         if apart:
             acted = self.state["acted"]
@@ -212,6 +218,35 @@ class DiTSampler(Sampler):
         return Step(
             np.array(frames[:, 0]), np.array(rewards), ended, np.array(termination), np.array(features)
         )
+
+    # ---- keys and values lie in pages: state holds them by page, snapshots by slot ----
+
+    def _slots(self, position: np.ndarray) -> np.ndarray:
+        """Where frame `position` of each environment goes (ops.cache_write)."""
+        sinks, ring = self.model.config.sinks, self.model.config.slots - self.model.config.sinks
+        return np.where(position < sinks, np.maximum(position, 0), sinks + (position - sinks) % ring)
+
+    def _remembered(self, name: str, rows: np.ndarray) -> np.ndarray:
+        if "." not in name:
+            return super()._remembered(name, rows)
+        pages = self.state[name].numpy()
+        return pages.reshape(-1, *pages.shape[2:])[self._pages.of(rows)]
+
+    def _put(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        if "." not in name:
+            return super()._put(name, rows, values)
+        self._pages.own_all(rows)
+        shape = self.state[name].shape
+        at = np.unravel_index(self._pages.of(rows), shape[:2])
+        self.state[name][at] = values
+
+    def _share(self, name: str, row: int, rows: np.ndarray) -> None:
+        if "." not in name:
+            super()._share(name, row, rows)
+
+    def fork(self, row: int, rows: Sequence[int] | np.ndarray, seeds: Sequence[int] | np.ndarray | None = None) -> None:
+        super().fork(row, rows, seeds)
+        self._pages.share(row, np.asarray(rows, np.int64))
 
 
 class Prefill:
@@ -257,7 +292,7 @@ class Prefill:
         state["last"][rows] = noisy[:, -1:]
         state["features"][rows] = said[0][:, -1] if said else 0
         for name, t in self.state.items():
-            state[name][rows] = t.numpy()
+            self.sampler._put(name, rows, t.numpy())
 
 
 def full(shape: tuple[int, ...], value: float) -> Tensor:
