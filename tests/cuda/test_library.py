@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -112,13 +113,37 @@ def test_tensor_cores_wide_loads_and_soon_copies_are_in_the_code():
     assert not re.search(r"\b(atom|red)\.", everything), "an atomic: then sums have no order"
 
 
+HMMA = 0x23C
+"""The low 12 bits of a tensor-core instruction (of 16 bytes) on sm_80 to sm_100: it can be counted as it is."""
+
+
+def tensor_core_instructions(cubin: bytes) -> dict[str, int]:
+    """How many a kernel has, by its mangled name: ELF's sections .text.NAME."""
+    (table,), (count, names) = struct.unpack_from("<Q", cubin, 0x28), struct.unpack_from("<HH", cubin, 0x3C)
+    heads = [struct.unpack_from("<IIQQQQIIQQ", cubin, table + 64 * i) for i in range(count)]
+    found = {}
+    for name, _, _, _, offset, size, *_ in heads:
+        start = heads[names][4] + name
+        label = cubin[start : cubin.index(b"\0", start)].decode()
+        if label.startswith(".text."):
+            words = struct.unpack_from(f"<{size // 8}Q", cubin, offset)[::2]
+            found[label.removeprefix(".text.")] = sum(w & 0xFFF == HMMA for w in words)
+    return found
+
+
 @compiler
-def test_registers_and_no_spills(tmp_path):
-    """ptxas for sm_90: room for at least two blocks of the tensor-core kernels on a multiprocessor."""
-    source = emulated.SOURCES / "gemm_mma.cu"
-    flags = ["-O3", "-std=c++17", "-gencode=arch=compute_90,code=sm_90", "-Xptxas", "-v", "-c", str(source)]
+@pytest.mark.parametrize("name", ["gemm_mma", "attention_mma"])
+def test_tensor_core_kernels_as_machine_code(name, tmp_path):
+    """ptxas for sm_90: every mma of the PTX is one instruction of the tensor cores, forward and backward; no
+    spills; room for at least two blocks on a multiprocessor."""
+    flags = ["-O3", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas", "-v", str(emulated.SOURCES / f"{name}.cu")]
     done = subprocess.run(["nvcc", *flags, "-o", str(tmp_path / "o")], capture_output=True, text=True, check=True)
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", done.stderr)]
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", done.stderr)]
-    assert registers and max(registers) <= 255 and not any(spills), done.stderr
-    assert max(registers) * 128 * 2 <= 65536
+    assert registers and max(registers) * 128 * 2 <= 65536 and not any(spills), done.stderr
+
+    text = next(f for f in emulated.ptx(90) if f.stem == name).read_text()
+    entries = {e.split("(")[0].strip(): e.count("mma.sync") for e in text.split(".visible .entry ")[1:]}
+    assert tensor_core_instructions((tmp_path / "o").read_bytes()) == entries
+    backward = [n for e, n in entries.items() if "backward_kernel" in e]
+    assert all(entries.values()) and (name == "gemm_mma" or len(backward) == 4)

@@ -39,6 +39,23 @@ assert np.abs(call() - right).max() < 2e-2 * np.abs(right).max(), "a key too man
 """,
         "a key too many",
     ),
+    "a mask that is off by one, backward": (
+        "WM_PLANT_BAD_MASK_BACKWARD",
+        """
+arrays = [numbers(1, 40, 32) * (1 - i / 4) for i in range(3)]
+def gradients():
+    tensors = [Tensor(a, needs_grad=True) for a in arrays]
+    with _core.Tape() as tape:
+        out = _core.ops["attention"](*tensors, heads=1, mask="causal")
+    tape.backward(out, Tensor(np.ascontiguousarray(arrays[0][:, ::-1])))
+    return [t.grad for t in tensors]
+right = gradients()
+_core.set_matmul("bf16")
+for a, b in zip(gradients(), right):
+    assert np.abs(a - b).max() < 2e-2 * np.abs(b).max(), "a query too many"
+""",
+        "a query too many",
+    ),
     "a write past the end": (
         "WM_PLANT_OVERRUN",
         """

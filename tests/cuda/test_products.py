@@ -8,7 +8,7 @@ import sys
 import emulated
 import numpy as np
 import pytest
-from harness import tensor
+from harness import scheduled, tensor
 from worldmodel import Tape, _core, machine
 from worldmodel.tensor import Tensor
 
@@ -136,6 +136,79 @@ def test_attention_on_tensor_cores(way, mask, options, D, Nq, Nk):
     _core.set_matmul("exact")
     right = _core.ops["attention"](Tensor(q), Tensor(k), Tensor(v), **options).numpy()
     assert np.abs(fast - right).max() < 1e-2 * np.abs(right).max()
+
+
+def attended(q, k, v, lengths=None, wanted=(0, 1, 2), **options):
+    """out, and the gradients of q, k and v that are wanted, twice over (they are added)."""
+    tensors = [Tensor(x, needs_grad=i in wanted) for i, x in enumerate((q, k, v))]
+    for _ in range(2):
+        with Tape() as tape:
+            out = _core.ops["attention"](*tensors, None if lengths is None else Tensor(lengths), **options)
+        tape.backward(out, tensor(numbers(*out.shape, seed=9)))
+    return [out.numpy(), *(tensors[i].grad for i in wanted)]
+
+
+def near(fast, right, most):
+    for name, a, b in zip(("out", "dq", "dk", "dv"), fast, right, strict=True):
+        assert np.isfinite(a).all(), name
+        assert np.abs(a - b).max() < most * np.abs(b).max(), f"{name}: {np.abs(a - b).max() / np.abs(b).max():.2g}"
+
+
+@pytest.mark.parametrize("way", ["bf16"], indirect=True)
+@pytest.mark.parametrize("mask,options", MASKS)
+@pytest.mark.parametrize("D,Nq,Nk", [(32, 16, 16), (64, 70, 70), (32, 130, 130), (64, 5, 70), (32, 40, 33)])
+def test_gradients_of_attention_on_tensor_cores(way, mask, options, D, Nq, Nk):
+    arrays = [numbers(2, n, 2 * D, seed=i) for i, n in enumerate((Nq, Nk, Nk))]
+    options = {"heads": 2, "mask": mask, **options}
+    lib = emulated.emulator()
+    before = lib.emulator_count(4) if emulated.is_emulator(lib) else 0
+    fast = attended(*arrays, **options)
+    if emulated.is_emulator(lib):
+        forward = lib.emulator_count(4)
+        _core.ops["attention"](*map(Tensor, arrays), **options)
+        forward = lib.emulator_count(4) - forward
+        assert lib.emulator_count(4) - before > 5 * forward, "no tensor core was used backward"
+    _core.set_matmul("exact")
+    near(fast, attended(*arrays, **options), 2e-2)
+
+
+@pytest.mark.parametrize("way", ["bf16"], indirect=True)
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,)])
+def test_each_gradient_of_attention_alone(way, wanted):
+    arrays = [numbers(1, 40, 64, seed=i) for i in range(3)]
+    alone, all_of_them = attended(*arrays, wanted=wanted, heads=2), attended(*arrays, heads=2)
+    assert np.array_equal(alone[1], all_of_them[1 + wanted[0]])
+
+
+@pytest.mark.parametrize("way", ["bf16"], indirect=True)
+def test_gradients_of_attention_over_an_inner_axis_lengths_and_groups(way):
+    """Axis 1 of (B, N, inner, width); four query heads on two of keys; numbers that no query sees do not matter."""
+    q, k, v = numbers(2, 40, 3, 4 * 32), numbers(2, 40, 3, 2 * 32, seed=1), numbers(2, 40, 3, 2 * 32, seed=2)
+    lengths, options = np.array([33, 0], np.int32), {"heads": 4, "kv_heads": 2, "axis": 1}
+    right = attended(q, k, v, lengths, **options)
+    k[:, 33:], v[:, 33:] = np.nan, np.nan
+    fast = attended(q, k, v, lengths, **options)
+    _core.set_matmul("exact")
+    near(fast, right, 1e-9)
+    k[:, 33:], v[:, 33:] = 0, 0
+    near(fast, attended(q, k, v, lengths, **options), 2e-2)
+    assert all((x[1] == 0).all() for x in fast) and not fast[2][:, 33:].any()
+
+
+@pytest.mark.parametrize("way", ["bf16"], indirect=True)
+def test_gradients_of_attention_have_the_same_bits_in_any_batch_and_order(way):
+    arrays = [numbers(3, 70, 64, seed=i) for i in range(3)]
+    whole = attended(*arrays, heads=2, mask="causal")
+    for order in (1, 2):
+        with scheduled(order):
+            again = attended(*arrays, heads=2, mask="causal")
+        assert all(np.array_equal(a, b) for a, b in zip(whole, again, strict=True))
+    seed = numbers(3, 70, 64, seed=9)
+    alone = [Tensor(x[1:2], needs_grad=True) for x in arrays]
+    with Tape() as tape:
+        out = _core.ops["attention"](*alone, heads=2, mask="causal")
+    tape.backward(out, tensor(seed[1:2])), tape.backward(out, tensor(seed[1:2]))
+    assert all(np.array_equal(t.grad[0], g[1]) for t, g in zip(alone, whole[1:], strict=True))
 
 
 @pytest.mark.parametrize("way", ["bf16"], indirect=True)

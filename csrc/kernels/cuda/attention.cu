@@ -292,6 +292,7 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *dou
     float *delta = (float *)workspace((size_t)queries * sizeof *delta);
     if (!delta || !countable(a)) return;
     ROWS(delta_kernel, queries, delta, dout, out, *a);
+    if (matmul_way == BY_BF16 && attend_backward_bf16(dq, dk, dv, dout, lse, delta, q, k, v, lengths, a)) return;
     if (dq) BY_WIDTH(dq_kernel, a->H * a->Nq, 2, dq, dout, lse, delta, q, k, v, lengths, *a);
     if (dk || dv) BY_WIDTH(dkv_kernel, a->H / a->G * a->Nk, 2, dk, dv, dout, lse, delta, q, k, v, lengths, *a);
 }

@@ -26,7 +26,9 @@ __device__ inline int64_t length_of(const int32_t *lengths, const wm_attention &
     return lengths ? (int64_t)lengths[(int)outer / ((int)a.outer / (int)a.lengths)] : a.Nk;
 }
 
-/* attention_mma.cu: the forward on tensor cores, if the shape suits it. */
+/* attention_mma.cu: on tensor cores, if the shape suits it; false: it does not. */
 bool attend_bf16(float *out, float *lse, const float *q, const float *k, const float *v, const int32_t *lengths, const wm_attention *a);
+bool attend_backward_bf16(float *dq, float *dk, float *dv, const float *dout, const float *lse, const float *delta, const float *q,
+                          const float *k, const float *v, const int32_t *lengths, const wm_attention *a);
 
 }  // namespace wm_cuda
