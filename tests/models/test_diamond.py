@@ -10,6 +10,7 @@ from worldmodel.models.diamond.denoiser import Solver
 from worldmodel.pretrained import diamond
 from worldmodel.pretrained.stored import Stored
 
+cuda_too = True  # conftest: what PyTorch said is asked of emulated CUDA as well
 DUMP = np.load(__file__.replace("models/test_diamond.py", "dumps/diamond.npz"))
 
 

@@ -13,6 +13,7 @@ from worldmodel.models.oasis.dynamics import levels_of
 from worldmodel.spaces import SlotTable
 from worldmodel.world import WorldConfig
 
+cuda_too = True  # conftest: what PyTorch said is asked of emulated CUDA as well
 DUMP = np.load(Path(__file__).parent.parent / "dumps" / "transformers.npz")
 
 
