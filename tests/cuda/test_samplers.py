@@ -27,11 +27,11 @@ def frames(*shape):
 
 def diamond(device, **options):  # a step: the emulator takes seconds for its convolutions
     machine.set_device(device)
-    world, _ = tiny_diamond.made(**tiny_diamond.SMALL)
-    sampler, rng = world.sampler(2, **options), np.random.default_rng(1)
+    world, _ = tiny_diamond.made()
+    sampler, rng = world.sampler(1, **options), np.random.default_rng(1)
     acts = np.eye(tiny_diamond.ACTIONS, dtype=np.float32)
-    sampler.reset(frames(2, 4, 16, 16, 3), acts[rng.integers(0, 5, (2, 4))], [5, 6])
-    return [sampler.step(acts[rng.integers(0, 5, 2)])]
+    sampler.reset(frames(1, 4, 16, 16, 3), acts[rng.integers(0, 5, (1, 4))], [5])
+    return [sampler.step(acts[rng.integers(0, 5, 1)])]
 
 
 def oasis(device, reuse=True):
