@@ -46,7 +46,7 @@ def shell(command: list[str], **environment: str) -> dict[str, Any]:
 
 def median_us(work: Callable[[], Any], wait: Callable[[], Any], rounds: int, launches: int) -> float:
     """Microseconds of one call: the median over rounds of `launches` calls between two waits."""
-    for _ in range(3):
+    for _ in range(min(3, launches)):
         work()
     wait()
     times = []
@@ -78,9 +78,13 @@ def torch_here() -> Any:
 class Table:
     """Rows of what was measured; PyTorch's time beside ours where a peer is given."""
 
-    def __init__(self, quick: bool):
-        self.torch, self.rows = torch_here(), []
-        self.rounds, self.launches = (5, 20) if quick else (21, 100)
+    def __init__(self, quick: bool, shrink: int = 1):
+        self.torch, self.rows, self.shrink = torch_here(), [], shrink
+        self.rounds, self.launches = (1, 1) if shrink > 1 else (5, 20) if quick else (21, 100)
+
+    def sized(self, *sizes: int) -> tuple[int, ...]:
+        """What is measured, or less of it in a rehearsal."""
+        return tuple(max(n // self.shrink, 4) for n in sizes)
 
     def peer(self, function: Callable[..., Any], arrays: tuple[np.ndarray, ...]) -> float:
         tensors = [self.torch.tensor(a, device="cuda") for a in arrays]
@@ -104,7 +108,7 @@ class Table:
 def products(table: Table, numbers: Callable[..., np.ndarray]) -> None:
     from worldmodel import Tensor, _core, machine, ops
 
-    for R, N, K in ((4096, 1536, 384), (8192, 2048, 512)):
+    for R, N, K in (table.sized(4096, 1536, 384), table.sized(8192, 2048, 512)):
         a, w = numbers(R, K), numbers(N, K)
         for way in ("exact", "split", "bf16", "cublas", "cublas_bf16"):
             try:
@@ -119,62 +123,78 @@ def products(table: Table, numbers: Callable[..., np.ndarray]) -> None:
 
 
 def attention(table: Table, numbers: Callable[..., np.ndarray]) -> None:
-    from worldmodel import Tensor, _core, ops
+    """Of 8 heads of 64 columns, the loss's gradients too: recorded once, then run again and walked back."""
+    from worldmodel import Tape, Tensor, _core, ops
 
-    q = numbers(16, 512, 8 * 64)
-    heads = np.ascontiguousarray(q.reshape(16, 512, 8, 64).transpose(0, 2, 1, 3))
+    (B,), N = table.sized(16), max(512 // table.shrink, 32)
+    q = numbers(B, N, 8 * 64)
+    heads = np.ascontiguousarray(q.reshape(B, N, 8, 64).transpose(0, 2, 1, 3))
 
     def peer(v: Any) -> Any:
         return table.torch.nn.functional.scaled_dot_product_attention(v, v, v)
 
+    def peer_back(v: Any) -> None:
+        leaves = [v.clone().requires_grad_() for _ in range(3)]
+        table.torch.nn.functional.scaled_dot_product_attention(*leaves).backward(v)
+
     for way in ("exact", "bf16"):
         _core.set_matmul(way)
-        t = Tensor(q)
-        run = plan_of(lambda t=t: ops.attention(t, t, t, heads=8))
-        table.row(f"attention 16 x 512, 8 heads of 64, {way}", run, peer, heads, flops=4.0 * 16 * 8 * 512 * 512 * 64)
+        t, name, flops = Tensor(q), f"attention {B} x {N}, 8 heads of 64", 4.0 * B * 8 * N * N * 64
+        table.row(f"{name}, {way}", plan_of(lambda t=t: ops.attention(t, t, t, heads=8)), peer, heads, flops=flops)
+        leaves = [Tensor(q, needs_grad=True) for _ in range(3)]
+        with Tape() as tape:
+            out = ops.attention(*leaves, heads=8)
+
+        def back(tape: Any = tape, out: Any = out, seed: Any = t) -> None:
+            tape.replay()
+            tape.backward(out, seed)
+
+        table.row(f"{name}, and gradients, {way}", back, peer_back, heads, flops=3.5 * flops)
     _core.set_matmul("exact")
 
 
-def measure(quick: bool) -> list[dict[str, Any]]:
+def measure(quick: bool, shrink: int = 1) -> list[dict[str, Any]]:
+    """shrink: a rehearsal with sizes that many times smaller (tests/cuda/test_gpu_check.py)."""
     from worldmodel import Tensor, machine, ops
 
     machine.set_device("cuda")
-    rng, table = np.random.default_rng(0), Table(quick)
+    rng, table = np.random.default_rng(0), Table(quick, shrink)
 
     def numbers(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
 
-    big, x = numbers(1 << (22 if quick else 26)), numbers(8192, 512)
-    scale, shift = numbers(64, 512), numbers(64, 512)
+    n, R, C, G = table.sized(1 << (22 if quick else 26), 8192, 512, 64)
+    big, x, scale, shift = numbers(n), numbers(R, C), numbers(G, C), numbers(G, C)
     run = plan_of(lambda: ops.neg(Tensor(big)))
     table.row("copy (the memory's ceiling)", run, lambda v: -v, big, bytes=8 * big.size)
     run = plan_of(lambda: ops.softmax(Tensor(x)))
-    table.row("softmax 8192 x 512", run, lambda v: v.softmax(-1), x, bytes=8 * x.size)
+    table.row(f"softmax {R} x {C}", run, lambda v: v.softmax(-1), x, bytes=8 * x.size)
     run = plan_of(lambda: ops.adaln(Tensor(x), Tensor(scale), Tensor(shift)))
 
     def adaln(v: Any, a: Any, b: Any) -> Any:
-        normed = table.torch.nn.functional.layer_norm(v, (512,)).reshape(64, 128, 512)
+        normed = table.torch.nn.functional.layer_norm(v, (C,)).reshape(G, R // G, C)
         return normed * (1 + a[:, None]) + b[:, None]
 
-    table.row("adaln 8192 x 512, 64 conditions", run, adaln, x, scale, shift, bytes=8 * x.size)
+    table.row(f"adaln {R} x {C}, {G} conditions", run, adaln, x, scale, shift, bytes=8 * x.size)
     products(table, numbers)
     attention(table, numbers)
-    return table.rows + measure_world(table.rounds)
+    return table.rows + measure_world(table)
 
 
-def measure_world(rounds: int) -> list[dict[str, Any]]:
+def measure_world(table: Table) -> list[dict[str, Any]]:
     """Steps of environments in a DiT of size T: the whole closed loop, frames in main memory."""
     from worldmodel.models.dit import DiT
 
     rows = []
-    for n in (1, 16, 64):
-        model = DiT((64, 64, 3), 4, size="T")
+    side, counts = (64, (1, 16, 64)) if table.shrink == 1 else (16, (1,))
+    for n in counts:
+        model = DiT((side, side, 3), 4, size="T")
         sampler = model.sampler(n)
         rng = np.random.default_rng(0)
-        sampler.reset(rng.integers(0, 256, (n, model.context, 64, 64, 3)).astype(np.uint8), None, list(range(n)))
+        sampler.reset(rng.integers(0, 256, (n, model.context, side, side, 3)).astype(np.uint8), None, list(range(n)))
         actions = np.zeros((n, 4), np.float32)
-        us = median_us(lambda s=sampler, a=actions: s.step(a), lambda: None, rounds, 5)
-        rows.append({"name": f"env.step, DiT T 64 x 64, {n} environments", "us": us, "frames_s": n / us * 1e6})
+        us = median_us(lambda s=sampler, a=actions: s.step(a), lambda: None, table.rounds, min(5, table.launches))
+        rows.append({"name": f"env.step, DiT T {side} x {side}, {n} environments", "us": us, "frames_s": n / us * 1e6})
         print(f"{rows[-1]['name']:44s} {us:10.1f} us   {rows[-1]['frames_s']:.0f} frames/s")
     return rows
 
