@@ -30,7 +30,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "python" / "worldmodel" / "libworldmodel_cuda.so"
 SUITE = ["tests/ops", "tests/core/test_every_op.py", "tests/cuda/test_products.py", "tests/cuda/test_world.py"]
-SUITE += ["tests/cuda/test_dlpack.py", "tests/cuda/test_samplers.py"]
+SUITE += ["tests/cuda/test_dlpack.py", "tests/cuda/test_samplers.py", "tests/cuda/test_threads.py"]
 CHECKS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 

@@ -27,7 +27,9 @@ typedef struct {
 
 /* The legacy default stream lives as long as the program; any other may be gone, so all are waited for. */
 static void export_ends(dlpack_export *e, wm_memory *memory) {
+    wm_device_enter(memory->device);
     if (memory->device) wm_devices[memory->device]->wait_for(e->stream == LEGACY ? LEGACY : WM_ALL_STREAMS);
+    wm_device_leave(memory->device);
     wm_export_ends(memory);
     free(e);
 }
@@ -105,12 +107,13 @@ PyObject *wm_dlpack(TensorObject *o, PyObject *args, PyObject *kw) {
     bool versioned = PyTuple_Check(version) && PyTuple_GET_SIZE(version) && PyLong_AsLong(PyTuple_GET_ITEM(version, 0)) >= 1;
     PyObject *capsule = PyErr_Occurred() ? NULL : capsule_of(t, versioned, copies, waits);
     wm_drop(t);
-    if (capsule && device && waits != NO_WAITING && wm_devices[device]->let_wait(waits) < 0) {
-        wm_device_failed(device, "__dlpack__");
-        Py_CLEAR(capsule);
-        return wm_raise();
-    }
-    return capsule;
+    wm_device_enter(device);
+    int failed = capsule && device && waits != NO_WAITING && wm_devices[device]->let_wait(waits) < 0;
+    if (failed) wm_device_failed(device, "__dlpack__");
+    wm_device_leave(device);
+    if (!failed) return capsule;
+    Py_DECREF(capsule);
+    return wm_raise();
 }
 
 PyObject *wm_dlpack_device(TensorObject *o, PyObject *unused) {
@@ -122,7 +125,7 @@ PyObject *wm_dlpack_device(TensorObject *o, PyObject *unused) {
 
 static void release(void *managed) {
     DLManagedTensor *m = managed;
-    if (m->dl_tensor.device.device_type != kDLCPU) wm_devices[WM_CUDA]->synchronize();
+    if (m->dl_tensor.device.device_type != kDLCPU) wm_device_wait(WM_CUDA);
     PyGILState_STATE g = PyGILState_Ensure();
     if (m->deleter) m->deleter(m);
     PyGILState_Release(g);

@@ -121,7 +121,7 @@ static PyObject *device_kernels(PyObject *m, PyObject *unused) {
 static PyObject *synchronize(PyObject *m, PyObject *unused) {
     (void)m, (void)unused;
     for (int i = 1; i < WM_DEVICES; i++)
-        if (wm_devices[i] && (wm_devices[i]->synchronize() < 0 || wm_device_failed(i, "synchronize") < 0)) return wm_raise();
+        if (wm_devices[i] && (wm_device_wait(i) < 0 || wm_device_failed(i, "synchronize") < 0)) return wm_raise();
     Py_RETURN_NONE;
 }
 
@@ -130,7 +130,10 @@ static PyObject *set_matmul(PyObject *m, PyObject *how) {
     const char *word = PyUnicode_Check(how) ? PyUnicode_AsUTF8(how) : NULL;
     if (!word) return PyErr_Format(PyExc_TypeError, "set_matmul: wanted a word, not %R", how);
     if (wm_device_open(WM_CUDA) < 0) return wm_raise();
-    if (wm_devices[WM_CUDA]->matmul(word) < 0) return wm_device_failed(WM_CUDA, "set_matmul"), wm_raise();
+    wm_device_enter(WM_CUDA);
+    int failed = wm_devices[WM_CUDA]->matmul(word) < 0 ? wm_device_failed(WM_CUDA, "set_matmul") : 0;
+    wm_device_leave(WM_CUDA);
+    if (failed) return wm_raise();
     Py_RETURN_NONE;
 }
 
@@ -161,7 +164,7 @@ static PyObject *pool_trim(PyObject *m, PyObject *unused) {
     (void)m, (void)unused;
     wm_pool_trim();
     for (int i = 1; i < WM_DEVICES; i++)
-        if (wm_devices[i]) wm_devices[i]->trim();
+        if (wm_devices[i]) wm_device_enter(i), wm_devices[i]->trim(), wm_device_leave(i);
     Py_RETURN_NONE;
 }
 
@@ -179,7 +182,7 @@ static PyObject *pool_guard(PyObject *m, PyObject *v) {
     if (yes < 0) return NULL;
     wm_pool_guard(yes);
     for (int i = 1; i < WM_DEVICES; i++)
-        if (wm_devices[i]) wm_devices[i]->guard(yes);
+        if (wm_devices[i]) wm_device_enter(i), wm_devices[i]->guard(yes), wm_device_leave(i);
     Py_RETURN_NONE;
 }
 

@@ -60,41 +60,76 @@ int wm_device_open(int device) {
     return failed;
 }
 
+/* ---- one at a time ---------------------------------------------------------------------------- */
+
+static pthread_mutex_t busy = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+
+void wm_device_enter(int device) {
+    if (device) pthread_mutex_lock(&busy);
+}
+
+void wm_device_leave(int device) {
+    if (device) pthread_mutex_unlock(&busy);
+}
+
 int wm_device_failed(int device, const char *who) {
-    const char *why = device ? wm_devices[device]->error() : NULL;
-    return why ? wm_fail_as(WM_RUNTIME, "%s on %s: %.400s", who, names[device], why) : 0;
+    if (!device) return 0;
+    wm_device_enter(device);
+    const char *why = wm_devices[device]->error();
+    int failed = why ? wm_fail_as(WM_RUNTIME, "%s on %s: %.400s", who, names[device], why) : 0;
+    wm_device_leave(device);
+    return failed;
+}
+
+int wm_device_wait(int device) {
+    wm_device_enter(device);
+    int failed = wm_devices[device]->synchronize() < 0 ? wm_device_failed(device, "synchronize") : 0;
+    wm_device_leave(device);
+    return failed;
 }
 
 /* ---- memory ----------------------------------------------------------------------------------- */
 
 void *wm_device_alloc(int device, size_t bytes) {
     if (!device) return wm_alloc(bytes);
+    wm_device_enter(device);
     void *p = wm_devices[device]->alloc(bytes);
     if (!p) {
         const char *why = wm_devices[device]->error();
         wm_fail_as(WM_MEMORY, "out of memory on %s: %zu bytes wanted (%.300s)", names[device], bytes, why ? why : "none left");
     }
+    wm_device_leave(device);
     return p;
 }
 
 void wm_device_free(int device, void *p) {
-    if (!device) wm_free(p);
-    else if (p) wm_devices[device]->free(p);
+    if (!device || !p) return wm_free(p);
+    wm_device_enter(device);
+    wm_devices[device]->free(p);
+    wm_device_leave(device);
 }
 
 void wm_zero(int device, void *to, size_t bytes) {
+    wm_device_enter(device);
     if (device) wm_devices[device]->zero(to, bytes);
     else memset(to, 0, bytes);
+    wm_device_leave(device);
 }
 
 void wm_copy(int device, void *to, const void *from, size_t bytes) {
+    wm_device_enter(device);
     if (device) wm_devices[device]->copy(to, from, bytes);
     else memcpy(to, from, bytes);
+    wm_device_leave(device);
 }
 
 int wm_copy_between(int to_device, void *to, int from_device, const void *from, size_t bytes) {
-    const wm_device *d = wm_devices[to_device ? to_device : from_device];
+    const int device = to_device ? to_device : from_device;
+    const wm_device *d = wm_devices[device];
     if (to_device == from_device) return wm_copy(to_device, to, from, bytes), 0;
+    wm_device_enter(device);
     int failed = to_device ? d->to_device(to, from, bytes) : d->to_host(to, from, bytes);
-    return failed ? wm_device_failed(to_device ? to_device : from_device, "copy") : 0;
+    if (failed) failed = wm_device_failed(device, "copy");
+    wm_device_leave(device);
+    return failed;
 }

@@ -47,7 +47,13 @@ extern const wm_device *wm_devices[WM_DEVICES];   /* NULL: the processor, or not
 int         wm_device_open(int device);        /* 0, or -1 with wm_error: why it cannot be used */
 const char *wm_device_name(int device);        /* "cpu", "cuda" */
 int         wm_device_named(const char *);     /* -1: there is none of that name */
+/* One thread at a time gives a device work: what an op launches stays together, and nobody else's gets into a graph that is being
+   captured.  Who is inside may enter again; nobody inside may wait for Python. */
+void        wm_device_enter(int device);
+void        wm_device_leave(int device);
 int         wm_device_failed(int device, const char *who);   /* -1 with wm_error if what was asked of it failed */
+
+int         wm_device_wait(int device);        /* until all that it was given is done; 0 or -1 */
 
 void *wm_device_alloc(int device, size_t bytes);      /* NULL, with wm_error set, when memory is out */
 void  wm_device_free(int device, void *);             /* NULL is fine */

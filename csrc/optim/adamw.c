@@ -22,7 +22,7 @@ static wm_adamw_numbers numbers(const wm_params *p, const wm_adamw *c, double no
     return a;
 }
 
-wm_update wm_params_adamw(wm_params *p, const wm_adamw *c) {
+static wm_update step(wm_params *p, const wm_adamw *c) {
     wm_update u = {.norm = wm_params_norm(p)};
     if (!isfinite(u.norm)) {
         wm_params_clear(p);
@@ -37,6 +37,13 @@ wm_update wm_params_adamw(wm_params *p, const wm_adamw *c) {
                      p->size);
     wm_written(p->tensor[0]);      /* one memory, one version */
     u.clipped = a.clip < 1;
+    return u;
+}
+
+wm_update wm_params_adamw(wm_params *p, const wm_adamw *c) {
+    wm_device_enter(p->device);
+    wm_update u = step(p, c);
+    wm_device_leave(p->device);
     return u;
 }
 

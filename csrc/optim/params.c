@@ -139,5 +139,8 @@ wm_tensor *wm_params_part(wm_params *p, wm_part part, int i) {
 void wm_params_clear(wm_params *p) { wm_zero(p->device, p->grads->data, p->grads->bytes); }
 
 double wm_params_norm(const wm_params *p) {
-    return wm_kernels_on(p->device)->gradient_norm(p->parts, p->grads->data, p->size);
+    wm_device_enter(p->device);
+    double norm = wm_kernels_on(p->device)->gradient_norm(p->parts, p->grads->data, p->size);
+    wm_device_leave(p->device);
+    return norm;
 }

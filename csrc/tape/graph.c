@@ -50,9 +50,15 @@ void wm_plan_forget_graph(wm_plan *plan) {
 
 static int capture(wm_plan *plan) {
     const wm_device *d = wm_devices[plan->device];
-    if (d->capture() < 0) return -1;
-    for (size_t i = 0; i < plan->n; i++) plan->nodes[i].op->forward(&plan->nodes[i]);
-    return (plan->graph = d->captured()) && !d->error() ? 0 : -1;
+    wm_device_enter(plan->device);
+    int failed = d->capture();
+    if (!failed) {
+        for (size_t i = 0; i < plan->n; i++) plan->nodes[i].op->forward(&plan->nodes[i]);
+        failed = (plan->graph = d->captured()) && !d->error() ? 0 : -1;
+    }
+    if (failed) d->error();
+    wm_device_leave(plan->device);
+    return failed;
 }
 
 int wm_plan_run_on_device(wm_plan *plan) {
@@ -62,8 +68,11 @@ int wm_plan_run_on_device(wm_plan *plan) {
     if (wm_guard_nan || plan->graphless || !plan->runs++) return node_by_node(plan);
     if (check_all(plan) < 0) return -1;
     if (!plan->graph && capture(plan) < 0) {       /* (3) */
-        wm_plan_forget_graph(plan), d->error(), plan->graphless = true;
+        wm_plan_forget_graph(plan), plan->graphless = true;
         return node_by_node(plan);
     }
-    return d->launch(plan->graph) < 0 ? wm_device_failed(plan->device, "plan") : 0;
+    wm_device_enter(plan->device);
+    int failed = d->launch(plan->graph) < 0 ? wm_device_failed(plan->device, "plan") : 0;
+    wm_device_leave(plan->device);
+    return failed;
 }

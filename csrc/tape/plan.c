@@ -203,7 +203,7 @@ int wm_plan_profile(wm_plan *plan, double *seconds, int rounds) {
         for (size_t i = 0; i < plan->n && !result; i++) {
             double began = now();
             if (wm_node_forward(&plan->nodes[i]) < 0 || wm_interrupted() < 0) result = -1;
-            if (plan->device && wm_devices[plan->device]->synchronize() < 0) result = wm_device_failed(plan->device, "profile");
+            if (plan->device && wm_device_wait(plan->device) < 0) result = -1;
             times[i * (size_t)rounds + (size_t)r] = now() - began;
         }
     for (size_t i = 0; i < plan->n && !result; i++) {

@@ -51,9 +51,12 @@ static int device_forward(wm_node *n) {
     if (wm_device_failed(n->device, n->op->name) < 0 || (n->op->check && n->op->check(n) < 0)) return -1;
     bool own = n->scratch_bytes && !n->scratch;         /* a plan brings its own */
     if (own && !(n->scratch = wm_device_alloc(n->device, n->scratch_bytes))) return -1;
+    wm_device_enter(n->device);
     n->op->forward(n);
+    int failed = wm_device_failed(n->device, n->op->name);
+    wm_device_leave(n->device);
     if (own) wm_device_free(n->device, n->scratch), n->scratch = NULL;
-    return wm_device_failed(n->device, n->op->name) < 0 ? -1 : wm_guard_nan ? guard(n) : 0;
+    return failed < 0 ? -1 : wm_guard_nan ? guard(n) : 0;
 }
 
 int wm_node_forward(wm_node *n) {

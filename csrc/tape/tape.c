@@ -155,9 +155,12 @@ static int node_backward(wm_node *n) {
     for (int i = 0; i < n->n_in; i++)
         if (wm_grad_ready(n->in[i]) < 0) return -1;
     if (n->scratch_bytes && !(n->scratch = wm_device_alloc(n->device, n->scratch_bytes))) return -1;
+    wm_device_enter(n->device);
     n->op->backward(n);
+    int failed = wm_device_failed(n->device, n->op->name);
+    wm_device_leave(n->device);
     if (n->scratch_bytes) wm_device_free(n->device, n->scratch), n->scratch = NULL;
-    if (wm_device_failed(n->device, n->op->name) < 0) return -1;
+    if (failed < 0) return -1;
     for (int i = 0; i < n->n_out; i++)
         if (!n->out[i]->base && !n->out[i]->keeps_grad) wm_grad_clear(n->out[i]);
     return 0;

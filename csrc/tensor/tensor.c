@@ -214,9 +214,11 @@ static const void *packed_now(wm_tensor *w, int layout, size_t bytes, wm_packer 
 
 const void *wm_packed(wm_tensor *w, int layout, size_t bytes, wm_packer pack, int64_t N, int64_t K) {
     static pthread_mutex_t packing = PTHREAD_MUTEX_INITIALIZER;     /* two threads may step the same world */
+    wm_device_enter(w->device);         /* before packing, as an op that is at work has entered already */
     pthread_mutex_lock(&packing);
     const void *p = packed_now(w, layout, bytes, pack, N, K);
     pthread_mutex_unlock(&packing);
+    wm_device_leave(w->device);
     return p;
 }
 
