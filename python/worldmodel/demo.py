@@ -52,12 +52,16 @@ class Recipe:
     """Share of random actions while collecting."""
     backbone: str = "unet"
     size: str = "S"
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the backbone."""
     world: TrainWorld = field(default_factory=TrainWorld)
     world_first: int = 1500
     """Updates of the world in the first round, and in each later one:"""
     world_more: int = 250
     looks: int = 2
     """Frames the policy sees: more where speeds matter."""
+    repeat: int = 1
+    """Steps for which it holds an action."""
     policy: TrainPolicy | None = field(default_factory=TrainPolicy)
     policy_first: int = 50
     """Rounds of imagination in the first round, and in each later one:"""
@@ -287,8 +291,8 @@ class _Demo:
         from . import machine
 
         machine.seed(self.s.seed)
-        world = World.create(replay, size=self.r.size, backbone=self.r.backbone, seed=self.s.seed)
-        return world, Policy.for_world(world, frames=self.r.looks) if self.r.policy else None
+        world = World.create(replay, size=self.r.size, backbone=self.r.backbone, seed=self.s.seed, **self.r.options)
+        return world, Policy.for_world(world, frames=self.r.looks, repeat=self.r.repeat) if self.r.policy else None
 
     def restore(self, learner: WorldLearner) -> None:
         if any(name.startswith("world") for name in self.stages.done):

@@ -115,7 +115,12 @@ class ActionHead(nn.Module):
 
 
 class Policy(FramePolicy):
-    """An actor and a critic on one encoder."""
+    """An actor and a critic on one encoder.
+
+    frames: how many it sees, the newest last.  repeat: steps for which it holds an action before it takes another one
+    (the options of Sutton, Precup and Singh 1999, of fixed length): where one step changes little, what a decision is
+    worth shows sooner.
+    """
 
     def __init__(
         self,
@@ -126,8 +131,11 @@ class Policy(FramePolicy):
         bins: int = 127,
         limit: float = 6.0,
         frames: int = 2,
+        repeat: int = 1,
         environment: dict[str, Any] | None = None,
     ):
+        if repeat < 1:
+            raise ValueError(f"Policy: repeat must be at least 1, got {repeat}")
         settings = {
             "frame_shape": list(frame_shape),
             "action_space": action_space,
@@ -136,10 +144,11 @@ class Policy(FramePolicy):
             "bins": bins,
             "limit": limit,
             "frames": frames,
+            "repeat": repeat,
             "environment": environment,
         }
         super().__init__(settings)
-        self._frames = frames
+        self._frames, self.repeat = frames, repeat
         self.encoder = FrameEncoder(self._shape, frames, width, features)
         self.action = nn.Linear(self._table.feature_size, features, bias=False)
         self.trunk = nn.Linear(features, features, act="silu")
@@ -174,7 +183,8 @@ class Policy(FramePolicy):
         """Act: frames (N,H,W,C) uint8 now, first (N,): an episode begins here, state: what the last call
         returned.
 
-        Returns (N actions, state).  Random draws depend on seed, lane and step only.
+        Returns (N actions, state): each action `repeat` times in a row, fewer where an episode ends.  Random draws
+        depend on seed, lane and step only.
         """
         N = len(frames)
         self._check_frames(frames)
@@ -182,6 +192,8 @@ class Policy(FramePolicy):
             state = {
                 "past": np.repeat(frames[:, None], self._frames, 1),
                 "last": np.zeros((N, self._table.feature_size), np.float32),
+                "held": np.zeros(N, np.int64),
+                "actions": [None] * N,
                 "stream": streams(np.uint64(seed) * np.uint64(1 << 20) + np.arange(N, dtype=np.uint64)),
             }
         past, last = state["past"].copy(), state["last"].copy()
@@ -190,11 +202,14 @@ class Policy(FramePolicy):
         past[first], last[first] = frames[first][:, None], 0
         picks, numbers, _ = self.acting(N, greedy).act(past, last, state["stream"])
         codes = self.actor.codes(picks, numbers)
-        stream = state["stream"].copy()
+        stream, decides = state["stream"].copy(), first | (state["held"] == 0)
         stream[:, 3] += 1
-        return [self._table.decode(codes[i]) for i in range(N)], {
+        actions = [self._table.decode(codes[i]) if decides[i] else state["actions"][i] for i in range(N)]
+        return actions, {
             "past": past,
-            "last": self._table.features(codes),
+            "last": np.where(decides[:, None], self._table.features(codes), last),
+            "held": np.where(decides, self.repeat, state["held"]) - 1,
+            "actions": actions,
             "stream": stream,
         }
 

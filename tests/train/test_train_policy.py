@@ -294,6 +294,74 @@ def test_it_finds_a_button_and_a_number_together(tmp_path):
         assert action in space and action["fire"] == 1 and abs(action["aim"][0] + 0.5) < 0.3
 
 
+# ---- actions that are held ----
+
+
+class Timed(Known):
+    """Rewards 1, 2, 3 ... by step of the roll-out, and a chance of 0.1 to end in each."""
+
+    def __init__(self, space):
+        self.steps = 0
+        super().__init__(space, self.count)
+
+    def count(self, bright, actions):
+        self.steps += 1
+        return np.full(len(bright), float(self.steps)), np.full(len(bright), 0.1)
+
+
+def test_a_decision_pays_what_its_steps_pay(tmp_path):
+    """Rewards until the next decision, discounted and while alive; the world sees the same action all along."""
+    space = spaces.Discrete(3)
+    world = Timed(space)
+    policy = wm.Policy.for_world(world, width=4, features=16, repeat=3)
+    imagination = Imagination(world, replay_of(tmp_path / "replay", space), 4, seed=0)
+    told, advance = [], imagination.sampler.advance
+    imagination.sampler.advance = lambda actions: told.append(actions.copy()) or advance(actions)
+    played = imagination.play(policy, 2, gamma=0.5)
+    by_hand = [sum(0.5**j * 0.9**j * (3 * k + j + 1) for j in range(3)) for k in (0, 1)]
+    np.testing.assert_allclose(played.rewards, np.repeat([by_hand], 4, 0).T, rtol=1e-5)
+    np.testing.assert_allclose(played.continues, 0.9**3, rtol=1e-5)
+    assert len(told) == 6 and all((told[3 * (j // 3)] == told[j]).all() for j in range(6))
+
+
+def test_a_policy_holds_its_actions_and_begins_anew_with_an_episode():
+    policy = wm.Policy((8, 8, 1), space_to_json(spaces.Discrete(3)), width=4, features=16, repeat=3)
+    rng, state, did = np.random.default_rng(0), None, []
+    for t in range(12):
+        first = np.array([t == 0, t in (0, 4)])
+        actions, state = policy(rng.integers(0, 255, (2, 8, 8, 1), np.uint8), first, state, seed=1)
+        did.append(actions)
+        assert (state["last"].argmax(1) == actions).all()
+    a, b = np.array(did).T
+    assert (a.reshape(4, 3) == a[::3, None]).all() and len(set(a)) > 1
+    assert (b[4:10].reshape(2, 3) == b[[4, 7], None]).all(), "the count begins anew with the episode"
+    with pytest.raises(ValueError, match="repeat"):
+        wm.Policy((8, 8, 1), space_to_json(spaces.Discrete(3)), repeat=0)
+
+
+def test_the_critic_learns_first(tmp_path):
+    """It knows what real states are worth before the policy moves, and the policy has not moved."""
+    space = spaces.Discrete(2)
+
+    def episode(i):
+        frames = np.full((7, 8, 8, 1), 250 * (i % 2), np.uint8)
+        return {"frames": frames, "actions": [0] * 6, "rewards": [float(i % 2)] * 6, "terminated": False}
+
+    replay = wm.Replay.from_arrays(tmp_path / "replay", space, (episode(i) for i in range(8)))
+    world = Known(space, lambda bright, a: (bright * 1.0, nothing(bright)))
+    wm.seed(1)
+    policy = wm.Policy.for_world(world, width=4, features=32)
+    fields = SETTINGS | {"lived": 0.75, "critic_first": 300, "gamma": 0.5, "lanes": 8, "horizon": 1}
+    learner = PolicyLearner(world, policy, TrainPolicy(**fields))
+    learner.round = lambda imagination, lived: {"imagined_return": 0.0, "ended": 0.0, "entropy": 0.0}
+    before = policy.actor.out.weight.numpy().copy()
+    learner.learn(replay, steps=1)
+    seen = Tensor(np.stack([np.full((2, 8, 8, 1), v, np.uint8) for v in (0, 250)]))
+    values = policy.value(policy.forward(seen, Tensor(np.zeros((2, 2), np.float32)))[1]).numpy()
+    assert abs(values[0]) < 0.2 and abs(values[1] - 2.0) < 0.4, values
+    assert np.abs(policy.actor.out.weight.numpy() - before).max() < 1e-3
+
+
 # ---- conventions ----
 
 

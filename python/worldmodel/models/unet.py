@@ -119,6 +119,8 @@ class UNet(Dynamics):
         at_noise: share of training samples at tau = 0.
         self_fed: that share; real frames teach motion best, own guesses how to stay on course.
         forget: share of training windows that begin late (Window.forgetful).
+        motion: pixels near what moved between the last two frames weigh 1 + motion in the loss: for worlds whose
+            small moving things matter, and drown in the error of still walls.
 
     Raises ValueError for what does not fit.
     """
@@ -135,6 +137,7 @@ class UNet(Dynamics):
         at_noise: float = 0.75,
         self_fed: float = 0.5,
         forget: float = 0.1,
+        motion: float = 0.0,
         reward_bins: int = 41,
         reward_limit: float = 6.0,
         widths: tuple[int, ...] | None = None,
@@ -143,10 +146,10 @@ class UNet(Dynamics):
     ):
         if size not in SIZES:
             raise ValueError(f"UNet: size must be one of {', '.join(SIZES)}, got {size!r}")
-        if context < 2 or rollout < 1 or steps < 1 or not (0 <= at_noise <= 1 and 0 <= self_fed <= 1):
+        if context < 2 or rollout < 1 or steps < 1 or not (0 <= at_noise <= 1 and 0 <= self_fed <= 1 and motion >= 0):
             raise ValueError(
-                f"UNet: wanted context >= 2, rollout >= 1, steps >= 1, at_noise and self_fed of 0 to 1, "
-                f"got {context}, {rollout}, {steps}, {at_noise} and {self_fed}"
+                f"UNet: wanted context >= 2, rollout >= 1, steps >= 1, at_noise and self_fed of 0 to 1, motion >= 0, "
+                f"got {context}, {rollout}, {steps}, {at_noise}, {self_fed} and {motion}"
             )
         H, W, C = frame_shape
         widths = tuple(widths or SIZES[size]["widths"])
@@ -160,7 +163,7 @@ class UNet(Dynamics):
             )
         self.context, self.window, self.feature_size = context, context + rollout, 128
         self._shape, self._steps, self._at_noise, self._forget = frame_shape, steps, at_noise, forget
-        self._rollout, self._self_fed = rollout, self_fed
+        self._rollout, self._self_fed, self._motion = rollout, self_fed, motion
         self._action_features, self._levels = action_features, 64
         self.actions = nn.Linear(action_features + 1, 32)
         self.condition = nn.MLP(2 * self._levels + 32 * context, cond, cond)
@@ -218,7 +221,11 @@ class UNet(Dynamics):
             tau = ops.mul(ops.uniform(stream, salt=salt + 1, shape=(B,)), ops.bernoulli(spread, stream, salt=salt + 2))
             context, past = ops.concat(*seen[t - n : t], axis=-1), ops.slice(actions, 1, t - n + 1, t + 1)
             guess = self._predict(ops.noise(real, stream, tau, salt=salt + 3), context, past, tau, zero)
-            parts.setdefault("frames", []).append(ops.mse(guess, real, _column(window.frame_weight, t)))
+            pair = (guess, real)
+            if self._motion:
+                root = _moving(window.frames.numpy()[:, t - 2 : t], self._motion)
+                pair = (ops.mul(guess, root), ops.mul(real, root))
+            parts.setdefault("frames", []).append(ops.mse(*pair, _column(window.frame_weight, t)))
             if t > n:
                 for name, loss in self._judge(window, t, context, past).items():
                     parts.setdefault(f"imagined_{name}", []).append(loss)
@@ -249,6 +256,20 @@ class UNet(Dynamics):
 def _generator(stream: Tensor) -> np.random.Generator:
     """The augmentation's draws depend on the stream only, so a resumed run repeats them."""
     return np.random.default_rng(stream.numpy().view(np.uint32).ravel().tolist())
+
+
+def _moving(frames: np.ndarray, gain: float, least: int = 24, reach: int = 2) -> Tensor:
+    """Roots of the loss weights of pixels, (B,H,W,C): 1, or 1 + gain up to `reach` pixels round what moved by more
+    than `least` of 255 between the last two frames (B,2,H,W,C) uint8, brought to mean 1.  They depend on what the
+    network is given alone, so its best answer stays the conditional mean.
+    """
+    moved = np.abs(frames[:, 1].astype(np.int16) - frames[:, 0]).max(-1) > least
+    for axis in (1, 2):
+        edge = [(reach, reach) if a == axis else (0, 0) for a in range(3)]
+        moved = np.lib.stride_tricks.sliding_window_view(np.pad(moved, edge), 2 * reach + 1, axis).any(-1)
+    weight = 1 + gain * moved
+    root = np.sqrt(weight / weight.mean()).astype(np.float32)
+    return Tensor(np.repeat(root[..., None], frames.shape[-1], -1))
 
 
 def _column(x: Tensor, t: int) -> Tensor:

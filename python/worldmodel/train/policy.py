@@ -35,6 +35,8 @@ MOST_SIBLINGS = 8
 """Actions up to which siblings try every one."""
 LIVED_EVERY = 10
 """Rounds between refreshments of the returns of real episodes."""
+CRITIC_REFRESH, CRITIC_COPIES = 500, 20
+"""While the critic learns alone: updates between refreshments of returns, and between new imagined copies."""
 
 
 @dataclass
@@ -48,8 +50,8 @@ class TrainPolicy:
     lanes: int = 256
     """Imagined environments side by side."""
     horizon: int = 3
-    """Steps imagined from each start: few, as starts lie everywhere and the critic, which knows whole real episodes,
-    carries value between them.
+    """Decisions imagined from each start (steps, unless the policy repeats actions): few, as starts lie everywhere and
+    the critic, which knows whole real episodes, carries value between them.
     """
     siblings: int = 4
     """Lanes that share a start and the world's random numbers, but not their first action (each takes another one
@@ -57,7 +59,7 @@ class TrainPolicy:
     start.  1: none.
     """
     rare_starts: float = 0.25
-    """Share of the starts that lie 1 to 6 steps before a rare event of the replay."""
+    """Share of the starts that lie 1 to 6 steps (or as many as the horizon has) before a rare event of the replay."""
     gamma: float = 0.97
     """Discount of a step."""
     lam: float = 0.95
@@ -88,6 +90,12 @@ class TrainPolicy:
     """
     lived_lam: float = 0.9
     """Lambda of their returns: each is a single, noisy draw, seen many times, so less of it counts."""
+    lived_steps: int = 20_000
+    """Real steps it looks back on, the latest ones."""
+    critic_first: int = 0
+    """Updates of the critic alone, on real returns, before the first round: the advantages of a critic that knows
+    nothing are noise, and brought to variance 1 all the same.
+    """
     slow: float = 0.98
     """Decay of the slow critic: a moving average of the weights, towards whose values the critic is also pulled
     (Hafner et al. 2023); 0: none.
@@ -114,7 +122,9 @@ def lambda_returns(
 
 @dataclass
 class Imagined:
-    """What a round of imagination gives: (H,N,...) arrays of what the policy saw, did and got."""
+    """What a round of imagination gives: (H,N,...) arrays of what the policy saw, did and got, a decision each:
+    rewards until the next one, discounted to it, and the probability to live until then.
+    """
 
     frames: np.ndarray
     last: np.ndarray
@@ -139,13 +149,20 @@ class Imagination:
     """Imagined episodes of a policy from the real frames of a replay."""
 
     def __init__(
-        self, world: World, replay: Replay, lanes: int, seed: int, rare_starts: float = 0.0, siblings: int = 1
+        self,
+        world: World,
+        replay: Replay,
+        lanes: int,
+        seed: int,
+        rare_starts: float = 0.0,
+        siblings: int = 1,
+        reach: int = 6,
     ):
         if not 1 <= siblings <= lanes or lanes % siblings:
             raise ValueError(f"siblings: wanted a divisor of lanes ({lanes}), got {siblings}")
         self.world, self.replay, self.lanes, self.siblings = world, replay, lanes, siblings
         self.rare = RareSteps(replay, world.context)
-        self.starts = lanes // siblings
+        self.starts, self.reach = lanes // siblings, reach  # rare starts lie so far before, at most
         self.rare_count = int(round(rare_starts * self.starts)) if len(self.rare) else 0
         self.sampler: Sampler = world.sampler(lanes)
         self.rng = np.random.default_rng(seed)
@@ -159,11 +176,8 @@ class Imagination:
         n, common = self.world.context, self.starts - self.rare_count
         parts = [acted_windows(self.replay.sample(self.rng, 2 * common + 8, n), self.replay, common)] if common else []
         if self.rare_count:
-            parts.append(
-                acted_windows(
-                    self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, 6)), self.replay, self.rare_count
-                )
-            )
+            rare = self.rare.draw(self.rng, 2 * self.rare_count + 8, before=(1, self.reach))
+            parts.append(acted_windows(rare, self.replay, self.rare_count))
         frames, led = (np.concatenate([part[k] for part in parts]).repeat(self.siblings, 0) for k in (0, 1))
         self.sampler.reset(frames, led, self.rng.integers(0, 2**63, self.starts, np.uint64).repeat(self.siblings))
         return frames, led[:, -1]
@@ -172,7 +186,8 @@ class Imagination:
         """Whether siblings begin with one action each: then there are as many of them as choices of the only slot."""
         return self.siblings > 1 and policy.actor.choices == [self.siblings]
 
-    def play(self, policy: Policy, horizon: int) -> Imagined:
+    def play(self, policy: Policy, horizon: int, gamma: float = 1.0) -> Imagined:
+        """Horizon decisions of a policy; gamma: discount of a step within one."""
         frames, last = self.begin()
         past = frames[:, -policy._frames :]
         acting = policy.acting(self.lanes)
@@ -190,10 +205,14 @@ class Imagination:
             for k, v in (("frames", past), ("last", last), ("picks", picks), ("numbers", numbers)):
                 seen[k].append(v)
             last = self.world.table.features(policy.actor.codes(picks, numbers))
-            step = self.sampler.step(last)
-            seen["rewards"].append(step.rewards)
-            seen["continues"].append(1 - step.termination)
-            past = np.concatenate([past[:, 1:], step.frames[:, None]], 1)
+            reward, lives, discount = 0.0, 1.0, 1.0
+            for _ in range(policy.repeat):
+                step = self.sampler.step(last)
+                reward = reward + discount * lives * step.rewards
+                lives, discount = lives * (1 - step.termination), discount * gamma
+                past = np.concatenate([past[:, 1:], step.frames[:, None]], 1)
+            seen["rewards"].append(reward)
+            seen["continues"].append(lives)
         stacked = {k: None if k == "numbers" and v[0] is None else np.stack(v) for k, v in seen.items()}
         return Imagined(**stacked)
 
@@ -254,18 +273,19 @@ class PolicyLearner:
         if self.rounds == 0:
             self.borrow()
         s, seed = self.s, self.s.seed + 7919 * self.rounds
-        imagination = Imagination(self.world, replay, self.lanes, seed, s.rare_starts, self.siblings)
+        depth = s.horizon * self.policy.repeat  # so deep lie the imagined states whose values are used
+        imagination = Imagination(self.world, replay, self.lanes, seed, s.rare_starts, self.siblings, max(6, depth))
         budget = Budget(steps, minutes, "policy", quiet=self.s.quiet)
         rows: list[dict[str, float]] = []
-        lived = Lived(replay, self.policy._frames) if s.lived else None
+        lived = Lived(replay, self.policy._frames, s.lived_steps) if s.lived else None
         copier = self.world.sampler(max(1, self.lanes // 4)) if lived else None
+        if lived and self.rounds == 0:
+            self.critic_first(lived, copier, depth)
         for i, _ in enumerate(budget):
             if lived and i % LIVED_EVERY == 0:
                 lived.refresh(self.policy, s.gamma, s.lived_lam, s.reward_scale)
-            self.copies = None
-            if lived and s.horizon > 1:
-                rng = np.random.default_rng([s.seed, self.rounds, 2])
-                self.copies = lived.copies(rng, copier, self.world.context, s.horizon - 1)
+            if lived:
+                self.copies = self.copy(lived, copier, depth)
             numbers = self.round(imagination, lived)
             self.folder.log(self.rounds, **numbers)
             budget.note(**{k: numbers[k] for k in ("imagined_return", "ended", "entropy")})
@@ -274,6 +294,23 @@ class PolicyLearner:
         if not self.stopped:
             self.save_state()
         return {k: float(np.mean([r[k] for r in rows[-10:]])) for k in rows[0]} if rows else {}
+
+    def copy(self, lived: Lived, copier: Sampler, depth: int, turn: int = 0) -> Seen | None:
+        """New imagined copies of real steps; the same ones again when a run is repeated."""
+        rng = np.random.default_rng([self.s.seed, self.rounds, 2, *([turn] if turn else [])])
+        return lived.copies(rng, copier, self.world.context, depth)
+
+    def critic_first(self, lived: Lived, copier: Sampler, depth: int) -> None:
+        """Teach the critic alone; see TrainPolicy."""
+        s = self.s
+        for i in range(s.critic_first):
+            if i % CRITIC_REFRESH == 0:
+                lived.refresh(self.policy, s.gamma, s.lived_lam, s.reward_scale)
+            if i % CRITIC_COPIES == 0:
+                self.copies = self.copy(lived, copier, depth, 1 + i)
+            self.learn_lived(lived, i, s.minibatch)
+            if self.optimiser.step().skipped:
+                raise Diverged("policy: the gradient is not finite")
 
     def save_state(self) -> None:
         """Policy, moments and counts into the run's folder, to go on bit for bit."""
@@ -294,9 +331,9 @@ class PolicyLearner:
 
     def round(self, imagination: Imagination, lived: Lived | None = None) -> dict[str, float]:
         s = self.s
-        played = imagination.play(self.policy, s.horizon)
+        played = imagination.play(self.policy, s.horizon, s.gamma)
         rewards = played.rewards * s.reward_scale
-        returns = lambda_returns(rewards, played.continues, played.values, s.gamma, s.lam)
+        returns = lambda_returns(rewards, played.continues, played.values, s.gamma**self.policy.repeat, s.lam)
         spread = max(float(np.quantile(returns, 0.95) - np.quantile(returns, 0.05)), 1e-3)
         self.range = spread if self.rounds == 0 else 0.9 * self.range + 0.1 * spread
         slow = self.slow_values(played) if s.slow else None
