@@ -1,6 +1,6 @@
 /* linear: products with weights, their activation, gate or SwiGLU fused; see kernels.def for the arithmetic.
-   Weights are packed by check, which may fail; forward then finds them.  int8, every op's last attribute, rounds weights
-   and x to whole numbers: for inference. */
+   Weights are packed by check, which may fail; forward then finds them.  int8 and bf16, every op's last attributes, round
+   weights and x to whole numbers or to bfloat16: for inference. */
 #include "../tape/tape.h"
 #include <string.h>
 
@@ -33,33 +33,44 @@ static int infer_product(wm_node *n, int halves) {
     return wm_out(n, 0, WM_F32, x->ndim, shape);
 }
 
+/* How the product is made: attributes int8 and bf16, from this one on. */
+typedef enum { PLAIN, INT8, HALF } way;
+static way way_of(const wm_node *n, int at) { return n->attr[at].i ? INT8 : n->attr[at + 1].i ? HALF : PLAIN; }
+
 static size_t room_for_dx(const wm_node *n) {
     const wm_tensor *w = n->in[1];
     return n->in[0]->needs_grad ? n->k->linear_packed_bytes(0, w->shape[1], w->shape[0]) : 0;
 }
 
-/* Room for backward: dv, if it is not dout itself, then the packed weight.  Or for x in whole numbers. */
-static int plan_room(wm_node *n, bool int8, int64_t dv_numbers) {
-    int64_t K = n->in[1]->shape[1];
-    if (int8 && n->needs_grad)
-        return wm_fail_as(WM_RUNTIME, "%s: int8 has no gradient; leave the tape, or record without gradients", n->op->name);
-    if (int8) n->scratch_bytes = n->k->linear_int8_room(n->in[0]->size / K, K);
+/* Room for backward: dv, if it is not dout itself, then the packed weight.  Or for x rounded. */
+static int plan_room(wm_node *n, int at, int64_t dv_numbers) {
+    int64_t K = n->in[1]->shape[1], R = n->in[0]->size / K;
+    way how = way_of(n, at);
+    if (how == INT8 && n->attr[at + 1].i) return wm_fail("%s: wanted int8 or bf16, not both", n->op->name);
+    if (how && n->needs_grad)
+        return wm_fail_as(WM_RUNTIME, "%s: %s has no gradient; leave the tape, or record without gradients", n->op->name,
+                          how == INT8 ? "int8" : "bf16");
+    if (how) n->scratch_bytes = how == INT8 ? n->k->linear_int8_room(R, K) : n->k->linear_bf16_room(R, K);
     else if (n->needs_grad) n->scratch_bytes = room_for_dx(n) + sizeof(float) * (size_t)dv_numbers;
     return 0;
 }
 
-/* Layouts beside the kernels' own: halves in turn, and whole numbers. */
-enum { PAIRS_LAYOUT = 1 << 20, INT8_LAYOUT = 1 << 21 };
+/* Layouts beside the kernels' own: halves in turn, whole numbers, and bf16 in pairs. */
+enum { PAIRS_LAYOUT = 1 << 20, INT8_LAYOUT = 1 << 21, HALF_LAYOUT = 1 << 22 };
 
-static int pack(wm_node *n, bool int8, int halves) {
+static int pack(wm_node *n, int at, int halves) {
     wm_tensor *w = n->in[1];
-    int bf16 = w->dtype == WM_BF16, layout = n->k->linear_layout(bf16);
+    const wm_kernels *k = n->k;
+    int bf16 = w->dtype == WM_BF16, layout = k->linear_layout(bf16), turn = halves == 2;
     int64_t N = w->shape[0] / halves, K = w->shape[1];
-    size_t bytes = int8 ? n->k->linear_int8_bytes(N, K) : n->k->linear_packed_bytes(bf16, N, K);
-    wm_packer packer = int8 ? n->k->linear_int8_pack : n->k->linear_pack;
-    if (halves == 2) packer = int8 ? n->k->swiglu_int8_pack : n->k->swiglu_pack, layout |= PAIRS_LAYOUT;
-    if (int8) layout |= INT8_LAYOUT;
-    return wm_packed(w, layout, (size_t)halves * bytes, packer, N, K) ? 0 : -1;
+    size_t bytes = k->linear_packed_bytes(bf16, N, K);
+    wm_packer packer = turn ? k->swiglu_pack : k->linear_pack;
+    switch (way_of(n, at)) {
+    case INT8: layout |= INT8_LAYOUT, bytes = k->linear_int8_bytes(N, K), packer = turn ? k->swiglu_int8_pack : k->linear_int8_pack; break;
+    case HALF: layout |= HALF_LAYOUT, bytes = k->linear_bf16_bytes(N, K), packer = turn ? k->swiglu_bf16_pack : k->linear_bf16_pack; break;
+    default: break;
+    }
+    return wm_packed(w, turn ? layout | PAIRS_LAYOUT : layout, (size_t)halves * bytes, packer, N, K) ? 0 : -1;
 }
 
 static float *numbers(const wm_tensor *t) { return t ? t->data : NULL; }
@@ -79,15 +90,16 @@ static float *room_for_dv(const wm_node *n) { return (float *)((char *)n->scratc
 static int infer_linear(wm_node *n) {
     if (infer_product(n, 1) < 0) return -1;
     bool act = n->attr[0].i != ACT_NONE;
-    if (plan_room(n, n->attr[1].i, act ? n->out[0]->size : 0) < 0) return -1;
+    if (plan_room(n, 1, act ? n->out[0]->size : 0) < 0) return -1;
     return n->needs_grad && act ? wm_save(n, 0, WM_F32, n->out[0]->ndim, n->out[0]->shape) : 0;
 }
-static int check_linear(wm_node *n) { return pack(n, n->attr[1].i, 1); }
+static int check_linear(wm_node *n) { return pack(n, 1, 1); }
 static void forward_linear(wm_node *n) {
     sizes s = sizes_of(n);
-    if (n->attr[1].i)
-        n->k->linear_int8_forward(n->out[0]->data, n->scratch, n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
-                                  (int)n->attr[0].i, s.R, s.N, s.K);
+    way how = way_of(n, 1);
+    if (how)
+        (how == INT8 ? n->k->linear_int8_forward : n->k->linear_bf16_forward)(
+            n->out[0]->data, n->scratch, n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]), (int)n->attr[0].i, s.R, s.N, s.K);
     else n->k->linear_forward(n->out[0]->data, numbers(n->saved[0]), n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
                          n->in[1]->dtype == WM_BF16, (int)n->attr[0].i, s.R, s.N, s.K);
 }
@@ -100,10 +112,11 @@ static void backward_linear(wm_node *n) {
     backward_product(n, dv);
 }
 static const wm_op linear = {
-    "linear", "x weight@weight bias? act:e=none|gelu|gelu_erf|silu int8:b=0",
+    "linear", "x weight@weight bias? act:e=none|gelu|gelu_erf|silu int8:b=0 bf16:b=0",
     "act(x @ weight.T + bias) over the last axis: x (..., K), weight (N, K) float32 or bfloat16, bias (N,) -> (..., N).\n"
     "gelu is its tanh form, gelu_erf the exact one (Hendrycks & Gimpel 2016); silu is v * sigmoid(v).\n"
-    "int8: weight is rounded to int8 once, one scale a row, and x, one scale a row; no gradients.",
+    "int8: weight is rounded to int8 once, one scale a row, and x, one scale a row; no gradients.\n"
+    "bf16: weight is rounded to bfloat16 once, and x where the processor multiplies bfloat16; float32 sums; no gradients.",
     infer_linear, forward_linear, backward_linear, check_linear};
 
 /* ---- linear_gated ------------------------------------------------------------------------------ */
@@ -122,15 +135,17 @@ static int infer_gated(wm_node *n) {
     if (gate->ndim < 1 || gate->shape[gate->ndim - 1] != N || out->size / N % (gate->size / N))
         return wm_fail("linear_gated: gate wanted shape (groups, %lld) with groups a divisor of %lld rows, got %s",
                        (long long)N, (long long)(out->size / N), wm_shape_text(gate, text, sizeof text));
-    if (plan_room(n, n->attr[0].i, out->size) < 0) return -1;
+    if (plan_room(n, 0, out->size) < 0) return -1;
     return n->needs_grad && gate->needs_grad ? wm_save(n, 0, WM_F32, out->ndim, out->shape) : 0;
 }
-static int check_gated(wm_node *n) { return pack(n, n->attr[0].i, 1); }
+static int check_gated(wm_node *n) { return pack(n, 0, 1); }
 static void forward_gated(wm_node *n) {
     sizes s = sizes_of(n);
-    if (n->attr[0].i)
-        n->k->linear_gated_int8_forward(n->out[0]->data, n->scratch, n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
-                                        n->in[3]->data, n->in[4]->data, s.R, n->in[3]->size / s.N, s.N, s.K);
+    way how = way_of(n, 0);
+    if (how)
+        (how == INT8 ? n->k->linear_gated_int8_forward : n->k->linear_gated_bf16_forward)(
+            n->out[0]->data, n->scratch, n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]), n->in[3]->data, n->in[4]->data,
+            s.R, n->in[3]->size / s.N, s.N, s.K);
     else n->k->linear_gated_forward(n->out[0]->data, numbers(n->saved[0]), n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
                                n->in[3]->data, n->in[4]->data, n->in[1]->dtype == WM_BF16, s.R, n->in[3]->size / s.N,
                                s.N, s.K);
@@ -142,7 +157,7 @@ static void backward_gated(wm_node *n) {
     backward_product(n, room_for_dv(n));
 }
 static const wm_op linear_gated = {
-    "linear_gated", "x weight@weight bias? gate residual int8:b=0",
+    "linear_gated", "x weight@weight bias? gate residual int8:b=0 bf16:b=0",
     "residual + gate * (x @ weight.T + bias): x (..., K), weight (N, K), bias (N,), residual (..., N) -> (..., N).\n"
     "gate (..., N): each of its G rows serves R / G consecutive rows of x: one for all, per sample, per frame or per token\n"
     "(the gated residual of AdaLN-Zero, Peebles & Xie 2023).",
@@ -154,17 +169,18 @@ static int infer_swiglu(wm_node *n) {
     if (infer_product(n, 2) < 0) return -1;
     const wm_tensor *out = n->out[0];
     int64_t shape[WM_DIMS];
-    if (plan_room(n, n->attr[0].i, 2 * out->size) < 0) return -1;
+    if (plan_room(n, 0, 2 * out->size) < 0) return -1;
     memcpy(shape, out->shape, sizeof shape);
     shape[out->ndim - 1] *= 2;
     return n->needs_grad ? wm_save(n, 0, WM_F32, out->ndim, shape) : 0;
 }
-static int check_swiglu(wm_node *n) { return pack(n, n->attr[0].i, 2); }
+static int check_swiglu(wm_node *n) { return pack(n, 0, 2); }
 static void forward_swiglu(wm_node *n) {
     sizes s = sizes_of(n);
-    if (n->attr[0].i)
-        n->k->swiglu_int8_forward(n->out[0]->data, n->scratch, n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]), s.R,
-                                  s.N, s.K);
+    way how = way_of(n, 0);
+    if (how)
+        (how == INT8 ? n->k->swiglu_int8_forward : n->k->swiglu_bf16_forward)(
+            n->out[0]->data, n->scratch, n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]), s.R, s.N, s.K);
     else n->k->swiglu_forward(n->out[0]->data, numbers(n->saved[0]), n->in[0]->data, wm_packed_now(n->in[1]), numbers(n->in[2]),
                          n->in[1]->dtype == WM_BF16, s.R, s.N, s.K);
 }
@@ -174,7 +190,7 @@ static void backward_swiglu(wm_node *n) {
     backward_product(n, room_for_dv(n));
 }
 static const wm_op swiglu = {
-    "swiglu", "x weight@weight bias? int8:b=0",
+    "swiglu", "x weight@weight bias? int8:b=0 bf16:b=0",
     "silu(x @ w1.T + b1) * (x @ w2.T + b2), with w1 and w2 the two halves of weight (2N, K), b1 and b2 of bias (2N,):\n"
     "x (..., K) -> (..., N) (Shazeer 2020).",
     infer_swiglu, forward_swiglu, backward_swiglu, check_swiglu};

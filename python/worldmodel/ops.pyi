@@ -531,14 +531,15 @@ def less_equal(a: Tensor, b: Tensor) -> Tensor:
     ...
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: Literal['none', 'gelu', 'gelu_erf', 'silu'] = 'none', int8: bool = False) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: Literal['none', 'gelu', 'gelu_erf', 'silu'] = 'none', int8: bool = False, bf16: bool = False) -> Tensor:
     """act(x @ weight.T + bias) over the last axis: x (..., K), weight (N, K) float32 or bfloat16, bias (N,) -> (..., N).
     gelu is its tanh form, gelu_erf the exact one (Hendrycks & Gimpel 2016); silu is v * sigmoid(v).
-    int8: weight is rounded to int8 once, one scale a row, and x, one scale a row; no gradients."""
+    int8: weight is rounded to int8 once, one scale a row, and x, one scale a row; no gradients.
+    bf16: weight is rounded to bfloat16 once, and x where the processor multiplies bfloat16; float32 sums; no gradients."""
     ...
 
 
-def linear_gated(x: Tensor, weight: Tensor, bias: Tensor | None = None, gate: Tensor = ..., residual: Tensor = ..., int8: bool = False) -> Tensor:
+def linear_gated(x: Tensor, weight: Tensor, bias: Tensor | None = None, gate: Tensor = ..., residual: Tensor = ..., int8: bool = False, bf16: bool = False) -> Tensor:
     """residual + gate * (x @ weight.T + bias): x (..., K), weight (N, K), bias (N,), residual (..., N) -> (..., N).
     gate (..., N): each of its G rows serves R / G consecutive rows of x: one for all, per sample, per frame or per token
     (the gated residual of AdaLN-Zero, Peebles & Xie 2023)."""
@@ -850,7 +851,7 @@ def sum(x: Tensor, axes: Sequence[int] | int = (), keepdims: bool = False) -> Te
     ...
 
 
-def swiglu(x: Tensor, weight: Tensor, bias: Tensor | None = None, int8: bool = False) -> Tensor:
+def swiglu(x: Tensor, weight: Tensor, bias: Tensor | None = None, int8: bool = False, bf16: bool = False) -> Tensor:
     """silu(x @ w1.T + b1) * (x @ w2.T + b2), with w1 and w2 the two halves of weight (2N, K), b1 and b2 of bias (2N,):
     x (..., K) -> (..., N) (Shazeer 2020)."""
     ...

@@ -371,6 +371,26 @@ def int8(t: Table, s: dict[str, int]) -> None:
     t.swiglu_int8_forward(t.out(R, N), room, x, packed, t.numbers(2 * N), R, N, K)
 
 
+def bf16(t: Table, s: dict[str, int]) -> None:
+    """Products of bfloat16; x has no more bits, so that tables that round it and those that do not agree like floats."""
+    R, N, K = s["R"], s["N"], s["K"]
+    x = t.given((t.numbers(R, K).view(np.uint32) & 0xFFFF0000).view(np.float32))
+    w, b = t.numbers(N, K), t.numbers(N)
+    half = t.given((w.view(np.uint32) >> 16).astype(np.uint16))
+    room = t.scratch(t.linear_bf16_room(R, K), np.uint8)
+    for bf16, weight in ((0, w), (1, half)):
+        packed = t.scratch(t.linear_bf16_bytes(N, K), np.uint8)
+        t.linear_bf16_pack(packed, weight, bf16, N, K)
+        for act in range(4):
+            t.linear_bf16_forward(t.out(R, N), room, x, packed, b, act, R, N, K)
+        for G in {1, R}:
+            t.linear_gated_bf16_forward(t.out(R, N), room, x, packed, b, t.numbers(G, N), t.numbers(R, N), R, G, N, K)
+    pair = t.numbers(2 * N, K)
+    packed = t.scratch(2 * t.linear_bf16_bytes(N, K), np.uint8)
+    t.swiglu_bf16_pack(packed, pair, 0, N, K)
+    t.swiglu_bf16_forward(t.out(R, N), room, x, packed, t.numbers(2 * N), R, N, K)
+
+
 def scan(t: Table, s: dict[str, int]) -> None:
     B, T, H = s["B"], s["T"], s["N"]
     reset = t.below(2, B, T, dtype=np.uint8)
@@ -546,6 +566,7 @@ SPECIAL = [
     group_norm,
     linear,
     int8,
+    bf16,
     scan,
     conv,
     winograd,

@@ -182,3 +182,54 @@ def test_int8_is_near_and_has_no_gradient(kernels):
     assert np.sqrt(((got - want) ** 2).mean() / (want**2).mean()) < 0.015
     with _core.Tape(), pytest.raises(RuntimeError, match="linear: int8 has no gradient"):
         _core.ops["linear"](tensor(x, needs_grad=True), tensor(w), int8=True)
+
+
+def half(a):
+    """Rounded to bfloat16, to nearest even."""
+    bits = np.ascontiguousarray(a, np.float32).view(np.uint32).astype(np.uint64)
+    return (((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) << 16).astype(np.uint32).view(np.float32)
+
+
+def x_as_multiplied(x):
+    """x rounded too, if this table multiplies bfloat16: 1 + 2^-10 says so."""
+    probe = np.full((1, 1), 1 + 2.0**-10, np.float32)
+    said = _core.ops["linear"](tensor(probe), tensor(np.ones((1, 1), np.float32)), bf16=True).numpy()[0, 0]
+    assert said in (probe[0, 0], 1.0)
+    return half(x) if said == 1.0 else x
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(("m", "k", "n"), [*SIZES, (5, 1030, 40)])
+def test_linear_bf16_is_a_product_of_rounded_numbers(kernels, m, k, n, act):
+    x, w, b = problem(m, k, n)
+    arrays = [a.astype(np.float64) for a in (x_as_multiplied(x), half(w), b)]
+    want = reference.linear(*arrays, act=act)
+    check_op("linear", [x, w, b], lambda *_: want, grads=(), batched=[0], act=act, bf16=True)
+
+
+@pytest.mark.parametrize(("m", "k", "n"), SIZES)
+def test_gated_and_swiglu_bf16(kernels, m, k, n):
+    x, w, b = problem(m, k, 2 * n)
+    rounded = [a.astype(np.float64) for a in (x_as_multiplied(x), half(w), b)]
+    want = reference.swiglu(*rounded)
+    check_op("swiglu", [x, w, b], lambda *_: want, grads=(), batched=[0], bf16=True)
+    gate, residual = numbers(1, 2 * n, seed=4), numbers(m, 2 * n, seed=5)
+    want = reference.linear_gated(*rounded, gate.astype(np.float64), residual.astype(np.float64))
+    check_op("linear_gated", [x, w, b, gate, residual], lambda *_: want, grads=(), bf16=True)
+
+
+def test_bf16_is_near_keeps_nan_and_has_no_gradient(kernels):
+    x, w, b = problem(64, 256, 96)
+    want = reference.linear(x.astype(float), w.astype(float), b)
+    linear = _core.ops["linear"]
+    got = linear(tensor(x), tensor(w), tensor(b), bf16=True).numpy()
+    assert np.sqrt(((got - want) ** 2).mean() / (want**2).mean()) < 0.003
+    stored = _core.ops["cast"](tensor(w), "bfloat16")
+    assert np.array_equal(linear(tensor(x), stored, tensor(b), bf16=True).numpy(), got)
+    x[3, 7], w[5, 2] = np.uint32(0x7FFFFFFF).view(np.float32), np.inf
+    bad = linear(tensor(x), tensor(w), bf16=True).numpy()
+    assert np.isnan(bad[3]).all() and not np.isfinite(bad[:, 5]).any() and np.isfinite(np.delete(bad[4:], 5, 1)).all()
+    with _core.Tape(), pytest.raises(RuntimeError, match="linear: bf16 has no gradient"):
+        linear(tensor(x, needs_grad=True), tensor(w), bf16=True)
+    with pytest.raises(ValueError, match="int8 or bf16, not both"):
+        linear(tensor(x), tensor(w), int8=True, bf16=True)

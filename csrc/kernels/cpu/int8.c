@@ -27,10 +27,7 @@ static inline ivec dot_4(ivec sum, ivec a, ivec b) { return sum + 0 * a * b; }
 /* ---- rounding ---------------------------------------------------------------------------------------------- */
 
 static float weight_at(const void *w, int bf16, int64_t i) {
-    union { uint32_t bits; float value; } wide;
-    if (!bf16) return ((const float *)w)[i];
-    wide.bits = (uint32_t)((const wm_bf16 *)w)[i] << 16;
-    return wide.value;
+    return bf16 ? float_of(((const wm_bf16 *)w)[i]) : ((const float *)w)[i];
 }
 
 /* One out-feature: its bytes into column j of a panel, its scale and its sum. */
@@ -183,10 +180,7 @@ static void int8_panel(const gemm *g, int64_t m0, int64_t rows, int64_t n) {
 
 static void int8_finish(const gemm *g, float *sums, int64_t lds, int64_t m, int64_t n, int rows, int columns) {
     const int8_context *c = g->context;
-    gemm inner = {.context = c->next};
-    if (c->next->gate) finish_gated(&inner, sums, lds, m, n, rows, columns);
-    else if (g->pair) finish_swiglu(&inner, sums, lds, m, n, rows, columns);
-    else finish_act(&inner, sums, lds, m, n, rows, columns);
+    finish_any(c->next, g->pair, sums, lds, m, n, rows, columns);
 }
 
 static void int8_product(const epilogue *e, void *room, const float *x, const void *packed, const float *bias, bool pair,

@@ -129,6 +129,14 @@ static void finish_swiglu(const gemm *g, float *sums, int64_t lds, int64_t m, in
     }
 }
 
+/* Whichever of the three, for products that are not sums of floats (int8.c, bf16.c). */
+static void finish_any(const epilogue *e, bool pair, float *sums, int64_t lds, int64_t m, int64_t n, int rows, int columns) {
+    gemm g = {.context = e};
+    if (e->gate) finish_gated(&g, sums, lds, m, n, rows, columns);
+    else if (pair) finish_swiglu(&g, sums, lds, m, n, rows, columns);
+    else finish_act(&g, sums, lds, m, n, rows, columns);
+}
+
 /* ---- forward ----------------------------------------------------------------------------------------------- */
 
 static gemm product(const float *x, const void *packed, const float *bias, int bf16, int64_t R, int64_t N, int64_t K) {

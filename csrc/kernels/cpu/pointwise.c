@@ -282,19 +282,6 @@ static void where_backward(float *da, float *db, const float *dout, const uint8_
 /* ---- cast: numbers of one kind as numbers of another ----
    float to bf16 rounds to nearest even (NaN stays NaN); to u8 and i32 it rounds to nearest even and saturates. */
 
-static inline uint16_t bf16_of(float f) {
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-static inline float float_of(uint16_t b) {
-    uint32_t u = (uint32_t)b << 16;
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-
 static void cast_to_f32(float *out, const void *x, int kind, int64_t n) {
     const wm_bf16 *h = x;
     const uint8_t *u = x;

@@ -65,6 +65,21 @@ static inline float vec_top(vec v) {
     return lane[0];
 }
 
+/* ---- bf16: the upper half of a float; to nearest even, NaN stays NaN ---- */
+
+static inline uint16_t bf16_of(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+static inline float float_of(uint16_t b) {
+    uint32_t u = (uint32_t)b << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
 /* e^x: x = n ln2 + r, |r| <= ln2/2; a polynomial in r; 2^n in two factors, so that 0 and inf are reached.  NaN stays NaN. */
 static inline vec vec_exp(vec x) {
     const vec top = vec_set(89.0f), bottom = vec_set(-104.0f), magic = vec_set(12582912.0f);

@@ -169,6 +169,32 @@ static void swiglu_int8_forward(float *out, void *room, const float *x, const vo
     EACH(swiglu_kernel, R * N, out, v, N, R * N);
 }
 
+/* ---- weights rounded to bf16; x is, where the way of multiplying says so ------------------------------------------------- */
+
+static size_t linear_bf16_bytes(int64_t N, int64_t K) { return (size_t)(N * K) * sizeof(wm_bf16); }
+static size_t linear_bf16_room(int64_t, int64_t) { return 64; }
+
+__global__ void bf16_kernel(wm_bf16 *to, const void *w, int bf16, int64_t n) {
+    FOR_EACH(i, n) to[i] = to_bf16(load_weight(w, bf16, i));
+}
+static void linear_bf16_pack(void *packed, const void *w, int bf16, int64_t N, int64_t K) {
+    EACH(bf16_kernel, N * K, (wm_bf16 *)packed, w, bf16, N * K);
+}
+static void swiglu_bf16_pack(void *packed, const void *w, int bf16, int64_t N, int64_t K) { linear_bf16_pack(packed, w, bf16, 2 * N, K); }
+
+static void linear_bf16_forward(float *out, void *, const float *x, const void *packed, const float *b, int act, int64_t R, int64_t N,
+                                int64_t K) {
+    linear_forward(out, nullptr, x, packed, b, 1, act, R, N, K);
+}
+static void linear_gated_bf16_forward(float *out, void *, const float *x, const void *packed, const float *b, const float *gate,
+                                      const float *residual, int64_t R, int64_t G, int64_t N, int64_t K) {
+    linear_gated_forward(out, nullptr, x, packed, b, gate, residual, 1, R, G, N, K);
+}
+static void swiglu_bf16_forward(float *out, void *, const float *x, const void *packed, const float *b, int64_t R, int64_t N,
+                                int64_t K) {
+    swiglu_forward(out, nullptr, x, packed, b, 1, R, N, K);
+}
+
 }  // namespace linear
 
 void linear_table(wm_kernels *k) {
@@ -182,5 +208,9 @@ void linear_table(wm_kernels *k) {
     k->linear_int8_pack = linear_int8_pack, k->swiglu_int8_pack = swiglu_int8_pack;
     k->linear_int8_forward = linear_int8_forward, k->linear_gated_int8_forward = linear_gated_int8_forward;
     k->swiglu_int8_forward = swiglu_int8_forward;
+    k->linear_bf16_bytes = linear_bf16_bytes, k->linear_bf16_room = linear_bf16_room;
+    k->linear_bf16_pack = linear_bf16_pack, k->swiglu_bf16_pack = swiglu_bf16_pack;
+    k->linear_bf16_forward = linear_bf16_forward, k->linear_gated_bf16_forward = linear_gated_bf16_forward;
+    k->swiglu_bf16_forward = swiglu_bf16_forward;
 }
 }  // namespace wm_cuda

@@ -7,6 +7,10 @@
 /* acc += four products of bytes, unsigned a, signed b.  As text: gcc 12 spills the accumulators of the intrinsic. */
 #define DOT_ASM "vpdpbusd %2, %1, %0"
 #define DOT_NEEDS "avx512vnni"
+/* acc += two products of bf16; sixteen floats rounded to bf16 */
+#define BF16_DOT_ASM "vdpbf16ps %2, %1, %0"
+#define BF16_ROUND_ASM "vcvtneps2bf16 %1, %0"
+#define BF16_NEEDS "avx512bf16"
 #define WM_ISA "avx512"
 #define WM_TABLE wm_kernels_avx512
 #include "table.h"

@@ -7,6 +7,7 @@
 #include "../cpu/gemm.c"
 #include "../cpu/linear.c"
 #include "../cpu/int8.c"
+#include "../cpu/bf16.c"
 #include "../cpu/rotary.c"
 #include "../cpu/attention_tile.c"
 #include "../cpu/attention.c"
