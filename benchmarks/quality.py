@@ -1,11 +1,15 @@
-"""What fewer denoising steps and int8 cost: PSNR of self-fed roll-outs and the action-shuffle ratio of a trained world.
+"""What fewer denoising steps, bfloat16 and int8 cost: PSNR of self-fed roll-outs, the action-shuffle ratio and a policy's
+return in a trained world.
 
-    python benchmarks/quality.py WORLD.safetensors REPLAY [--windows 64] [--horizon 15] [--loss-db 0.1] [--json FILE]
-                                 [--markdown FILE]
+    python benchmarks/quality.py RUN | WORLD.safetensors REPLAY [--policy FILE] [--windows 64] [--horizon 15]
+                                 [--loss-db 0.1] [--episodes 100] [--longest 100] [--json FILE] [--markdown FILE]
 
-Every row imagines the same windows of the replay with the same noise.  drop: PSNR of float32 at the same number of
-denoising steps less this row's, at the last step, with a 95 % interval over windows (bootstrap, paired).  The replay
-is split as training splits it: layers are chosen on the episodes that it learns from, rows measured on the held-out.
+RUN: a folder of `worldmodel demo`: world.safetensors, replay and policy.safetensors.  Every row imagines the same
+windows of the replay with the same noise.  drop: PSNR of float32 at the same number of denoising steps less this row's,
+at the last step, with a 95 % interval over windows (bootstrap, paired).  The replay is split as training splits it:
+layers are chosen on the episodes that it learns from, rows measured on the held-out.  return: of the policy, whole
+imagined episodes (of at most so many steps) from the same starts with the same random numbers; change: this row's less
+float32's, with its interval over episodes (paired too).
 """
 
 import argparse
@@ -15,8 +19,10 @@ from pathlib import Path
 import measure
 import numpy as np
 import worldmodel as wm
+from worldmodel.envs import Imagined
 from worldmodel.metrics import decibels, derangement, mse
 from worldmodel.models.dynamics import Window
+from worldmodel.train.evaluate import play_episodes
 from worldmodel.world import World
 
 
@@ -46,11 +52,28 @@ def drop(worse: np.ndarray, better: np.ndarray) -> tuple[float, float, float]:
     return float(decibels(better.mean()) - decibels(worse.mean())), float(low), float(high)
 
 
+def change(ours: np.ndarray, plain: np.ndarray) -> tuple[float, float, float]:
+    """Mean of ours less plain (n,), and the bounds of its 95 % interval."""
+    rng = np.random.default_rng(4)
+    less = ours - plain
+    low, high = np.quantile(less[rng.integers(0, len(less), (4000, len(less)))].mean(1), (0.025, 0.975))
+    return float(less.mean()), float(low), float(high)
+
+
+def returns(world: World, policy: wm.Policy, steps: int, episodes: int, longest: int) -> np.ndarray:
+    """Of imagined episodes (episodes,), each with a seed of its own."""
+    return play_episodes(policy, Imagined(world, steps=steps), episodes, 20_000, longest=longest)[0]
+
+
 def rows_of(world: World, replay: wm.Replay, calibration: wm.Replay, args: argparse.Namespace) -> list[dict]:
     frames, led = windows_of(world, replay, args.windows, args.horizon)
-    rows, plain = [], {}
-    for kind in ("float32", "int8"):
-        choice = world.quantize(calibration, loss_db=args.loss_db) if kind == "int8" else world.quantize(layers=[])
+    policy = wm.Policy.load(args.policy) if args.policy else None
+    rows, plain, earned = [], {}, {}
+    for kind in ("float32", "bf16", "int8"):
+        if kind == "float32":
+            choice = world.quantize(layers=[])
+        else:
+            choice = world.quantize(calibration, loss_db=args.loss_db, numbers=kind)
         print(choice)
         for K in (4, 2, 1):
             e = errors(world, frames, led, K)
@@ -62,6 +85,10 @@ def rows_of(world: World, replay: wm.Replay, calibration: wm.Replay, args: argpa
                 "kind": kind, "K": K, "windows": len(e), "psnr": curve.tolist(), "drop": lost, "drop_low": low,
                 "drop_high": high, "shuffle_ratio": float(other[:, 0].mean() / e[:, 0].mean()),
             })  # fmt: skip
+            if policy:
+                total = returns(world, policy, K, args.episodes, args.longest)
+                less, low, high = change(total, earned.setdefault(K, total))
+                rows[-1] |= {"return": float(total.mean()), "change": less, "change_low": low, "change_high": high}
             print(line(rows[-1]), flush=True)
     return rows
 
@@ -69,23 +96,36 @@ def rows_of(world: World, replay: wm.Replay, calibration: wm.Replay, args: argpa
 def line(r: dict) -> str:
     at = [0, *range(4, len(r["psnr"]), 5)]
     curve = " / ".join(f"{r['psnr'][i]:.2f}" for i in at)
+    earned = ""
+    if "return" in r:
+        earned = f" {r['return']:.1f} | {r['change']:.1f} [{r['change_low']:.1f}, {r['change_high']:.1f}] |"
     return (
         f"| {r['kind']} | {r['K']} | {curve} | {r['drop']:.2f} [{r['drop_low']:.2f}, {r['drop_high']:.2f}] | "
-        f"{r['shuffle_ratio']:.2f} |"
+        f"{r['shuffle_ratio']:.2f} |{earned}"
     )
 
 
 def main() -> None:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
-    parser.add_argument("world")
-    parser.add_argument("replay", help="to imagine from; its other episodes choose the int8 layers")
+    parser.add_argument("world", help="its file, or the folder of a run")
+    parser.add_argument("replay", nargs="?", help="to imagine from; its other episodes choose the layers")
+    parser.add_argument("--policy", metavar="FILE", help="whose return is measured too")
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--longest", type=int, default=100, help="steps of an episode")
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--horizon", type=int, default=15)
     parser.add_argument("--loss-db", type=float, default=0.1)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--markdown", metavar="FILE")
     args = parser.parse_args()
+    run = Path(args.world)
+    if run.is_dir():
+        args.world, args.replay = run / "world.safetensors", args.replay or run / "replay"
+        policy = run / "policy.safetensors"
+        args.policy = args.policy or (policy if policy.exists() else None)
+    elif not args.replay:
+        parser.error("a world's file needs a replay")
     world, replay = World.load(args.world), wm.Replay.open(args.replay)
     calibration, held = replay.split(0.9)
     rows = rows_of(world, held, calibration, args)
@@ -93,7 +133,9 @@ def main() -> None:
         Path(args.json).write_text(json.dumps({"machine": measure.machine(), "rows": rows}, indent=1))
     if args.markdown:
         head = "| numbers | denoising steps | PSNR 1 / 5 / 10 / 15 steps ahead | drop at the last, dB | shuffle ratio |"
-        Path(args.markdown).write_text("\n".join([head, "|---|---|---|---|---|", *map(line, rows)]) + "\n")
+        head += " return | change |" if args.policy else ""
+        below = "|---" * (head.count("|") - 1) + "|"
+        Path(args.markdown).write_text("\n".join([head, below, *map(line, rows)]) + "\n")
 
 
 if __name__ == "__main__":

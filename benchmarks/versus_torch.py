@@ -54,7 +54,7 @@ def plot(rows: list[dict], path: str) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    for kind in ("float32", "int8"):
+    for kind in ("float32", "bf16", "int8"):
         chosen = sorted((r["K"], r["fps"]) for r in rows if r.get("kind") == kind)
         if chosen:
             axes[0].plot(*zip(*chosen, strict=True), "o-", label=f"ours, {kind}")

@@ -8,7 +8,7 @@ import numpy as np
 from closed_loop import Loop
 from works.step import FEATURES, SHAPE, awake, peers_of
 from worldmodel.envs.lanes import Lanes
-from worldmodel.quantize import set_int8
+from worldmodel.quantize import set_products
 from worldmodel.spaces import space_to_json
 from worldmodel.tensor import Tensor
 from worldmodel.world import World, WorldConfig
@@ -16,7 +16,7 @@ from worldmodel.world import World, WorldConfig
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
-def world_of(backbone: str = "dit", size: str = "S", int8: bool = False, **options) -> World:
+def world_of(backbone: str = "dit", size: str = "S", numbers: str = "float32", **options) -> World:
     """An untrained 64x64 world of 4 actions in which nothing ends."""
     from gymnasium.spaces import Discrete
 
@@ -26,8 +26,8 @@ def world_of(backbone: str = "dit", size: str = "S", int8: bool = False, **optio
     if hasattr(world.dynamics, "outcome") and hasattr(world.dynamics.outcome, "heads"):
         bias = world.dynamics.outcome.heads.out.bias
         bias.copy_(np.r_[np.zeros(bias.size - 1), -30.0].astype(np.float32))
-    if int8:
-        set_int8(world.dynamics, world.dynamics.int8_layers())
+    if numbers != "float32":
+        set_products(world.dynamics, getattr(world.dynamics, f"{numbers}_layers")(), numbers)
     return world
 
 
@@ -74,20 +74,22 @@ def torch_steps(torch, world: World, n: int, quick: bool):
 
 
 def steps(torch, quick: bool) -> Iterator[Loop]:
-    """env.step of one environment: K passes, float32 and int8."""
+    """env.step of one environment: K passes, float32, bfloat16 and int8."""
     count = 60 if quick else 1000
-    plain, whole = world_of(), world_of(int8=True)
+    plain = world_of()
     peers = torch_steps(torch, plain, 1, quick) if torch else lambda K: {}
     four = one_env(plain, steps=4)[0]
     for K, goal, least in ((4, 2.5, 45.0), (2, None, None), (1, None, None)):
         ours = four if K == 4 else one_env(plain, steps=K)[0]
         facts = {"K": K, "kind": "float32"}
         yield Loop(f"world S, env.step, K={K}", ours, peers(K), 1, count, goal, (), least, facts=facts)
-    for K in (4, 2, 1):
-        facts, goal = {"K": K, "kind": "int8"}, 2.0 if K == 2 else None
-        against = {"float32 K=4": four}
-        ours = one_env(whole, steps=K)[0]
-        yield Loop(f"world S, env.step, K={K}, int8", ours, against, 1, count, goal, facts=facts)
+    for numbers in ("bf16", "int8"):
+        world = world_of(numbers=numbers)
+        for K in (4, 2, 1):
+            facts, goal = {"K": K, "kind": numbers}, 2.0 if K == 2 and numbers == "int8" else None
+            ours = one_env(world, steps=K)[0]
+            name = f"world S, env.step, K={K}, {numbers}"
+            yield Loop(name, ours, {"float32 K=4": four}, 1, count, goal, facts=facts)
 
 
 def batches(torch, quick: bool) -> Iterator[Loop]:

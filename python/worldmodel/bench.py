@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import machine
-from .quantize import set_int8
+from .quantize import set_products
 from .spaces import space_to_json
 from .world import World, WorldConfig
 
@@ -17,7 +17,7 @@ def step_speed(
     backbone: str = "unet", size: str = "S", lanes: tuple[int, ...] = (1, 8, 32), seconds: float = 3.0
 ) -> list[dict[str, Any]]:
     """Steps of an untrained 64x64 world with 4 actions: prints and returns what, lanes, milliseconds a step
-    (median, 99 %), frames/s.  A DiT also with fewer denoising steps, and with its products in int8.
+    (median, 99 %), frames/s.  A DiT also with fewer denoising steps, and with its products in bfloat16 and int8.
     """
     from gymnasium.spaces import Discrete
 
@@ -29,8 +29,9 @@ def step_speed(
     rows = [timed(world, n, seconds, f"{n} lanes") for n in lanes]
     if layers := world.dynamics.int8_layers():
         rows += [timed(world, 1, seconds, f"1 lane, {K} steps", steps=K) for K in (2, 1)]
-        set_int8(world.dynamics, layers)
-        rows += [timed(world, 1, seconds, f"1 lane, {K} steps, int8", steps=K) for K in (4, 2, 1)]
+        for numbers in ("bf16", "int8"):
+            set_products(world.dynamics, layers, numbers)
+            rows += [timed(world, 1, seconds, f"1 lane, {K} steps, {numbers}", steps=K) for K in (4, 2, 1)]
     return rows
 
 

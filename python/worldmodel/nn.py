@@ -185,7 +185,12 @@ class Module:
     forward."""
 
     _int8: frozenset[str] = frozenset()
-    """Names of own weights whose products run in whole numbers (quantize.py)."""
+    _bf16: frozenset[str] = frozenset()
+    """Names of own weights whose products run in whole numbers, or in bfloat16 (quantize.py)."""
+
+    def _rounded(self, name: str) -> dict[str, bool]:
+        """What ops.linear and its kin take for the product of this weight."""
+        return {"int8": name in self._int8, "bf16": name in self._bf16}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} has no forward")
@@ -315,7 +320,7 @@ class Linear(Module):
         self._act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias, act=self._act, int8="weight" in self._int8)
+        return ops.linear(x, self.weight, self.bias, act=self._act, **self._rounded("weight"))
 
 
 class Conv2d(Module):

@@ -20,7 +20,7 @@ import numpy as np
 from . import nn
 from .checkpoint import read_tensors, write_tensors
 from .models.dynamics import Dynamics, Window
-from .quantize import Choice, choose, set_int8
+from .quantize import Choice, Numbers, choose, set_products
 from .spaces import SlotTable, space_from_json, space_to_json
 from .tensor import Tensor
 
@@ -54,7 +54,9 @@ class WorldConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """The backbone's own settings (see its class)."""
     int8: list[str] = field(default_factory=list)
-    """The backbone's weights whose products run in whole numbers (World.quantize)."""
+    """The backbone's weights whose products run in whole numbers (World.quantize) ..."""
+    bf16: list[str] = field(default_factory=list)
+    """... or in bfloat16."""
 
 
 class World(nn.Module):
@@ -71,7 +73,7 @@ class World(nn.Module):
         self.dynamics: Dynamics = maker(
             config.frame_shape, self._table.feature_size, size=config.size, **config.options
         )
-        set_int8(self.dynamics, config.int8)
+        set_products(self.dynamics, config.int8 or config.bf16, "int8" if config.int8 else "bf16")
         H, W, C = config.frame_shape
         self._start_frames = np.zeros((0, self.dynamics.context, H, W, C), np.uint8)
         self._start_actions = np.zeros((0, self.dynamics.context, self._table.feature_size), np.float32)
@@ -162,23 +164,27 @@ class World(nn.Module):
         windows: int = 16,
         seed: int = 0,
         layers: Sequence[str] | None = None,
+        numbers: Numbers = "int8",
     ) -> Choice:
         """Run products in int8 wherever predictions of the replay's frames stay as good: together they may
         lose loss_db of PSNR (see quantize.choose).  Samplers made from now on are faster; the choice is saved
         with the world.  A quantised world cannot be trained: quantize(layers=[]) brings float32 back.
 
-        windows: of the replay, to measure with; layers: these and no others, without measuring.  Raises
-        ValueError for a backbone without such products, an unknown layer, or another world's replay.
+        numbers: 'int8', or 'bf16': weights in bfloat16, multiplied as such where the processor can, else widened;
+        slower than int8, and nearer to float32.  windows: of the replay, to measure with; layers: these and no
+        others, without measuring.  Raises ValueError for a backbone without such products, an unknown layer, or
+        another world's replay.
         """
         if layers is None:
             if replay is None:
                 raise ValueError("quantize: wanted a replay to measure with, or layers")
             check_fits(self._config, replay)
-            choice = choose(self, replay, loss_db, windows, seed)
+            choice = choose(self, replay, loss_db, windows, seed, numbers)
         else:
-            choice = Choice(tuple(layers))
-        set_int8(self.dynamics, choice.layers)
-        self._config.int8 = list(choice.layers)
+            choice = Choice(tuple(layers), numbers=numbers)
+        set_products(self.dynamics, choice.layers, numbers)
+        self._config.int8 = list(choice.layers) if numbers == "int8" else []
+        self._config.bf16 = list(choice.layers) if numbers == "bf16" else []
         return choice
 
     def take_starts(self, replay: Replay, count: int, seed: int = 0) -> None:

@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import worldmodel as wm
-from worldmodel.quantize import set_int8
+from worldmodel.quantize import layers_for, set_products
 
 TINY = dict(
     width=64, layers=2, head_width=32, time_every=2, patch=4, stem=4, window=4, context=2, features=8, slots=4
@@ -46,11 +46,13 @@ def imagined(world, n=1, seed=0, steps=5):
     return np.stack([sampler.step(world.features(np.full(n, t % 2))).frames for t in range(steps)], 1)
 
 
-def test_within_the_budget_and_close_to_float32(world, replay):
+@pytest.mark.parametrize("numbers", ["int8", "bf16"])
+def test_within_the_budget_and_close_to_float32(world, replay, numbers):
     plain = imagined(world)
-    choice = world.quantize(replay, loss_db=0.5)
-    assert set(choice.layers) == set(world.dynamics.int8_layers()) == set(choice.errors)
-    assert 0 < choice.loss_db <= 0.5 and choice.share == 1.0 and "13 of 13" in str(choice)
+    choice = world.quantize(replay, loss_db=0.5, numbers=numbers)
+    assert set(choice.layers) == set(layers_for(world.dynamics, numbers)) == set(choice.errors)
+    count = len(choice.layers)
+    assert 0 < choice.loss_db <= 0.5 and choice.share == 1.0 and f"{numbers}: {count} of {count}" in str(choice)
     whole = imagined(world)
     assert not np.array_equal(plain, whole)
     assert np.abs(plain[:, 0].astype(int) - whole[:, 0]).mean() < 2  # later ones feed on them
@@ -70,15 +72,22 @@ def _share(world, layers):
     return sum(sizes[n].size for n in layers) / sum(sizes[n].size for n in world.dynamics.int8_layers())
 
 
-def test_back_to_float32_bit_for_bit(world, replay):
+@pytest.mark.parametrize("numbers", ["int8", "bf16"])
+def test_back_to_float32_bit_for_bit(world, replay, numbers):
     plain = imagined(world)
-    world.quantize(replay)
+    world.quantize(replay, numbers=numbers)
     assert world.quantize(layers=[]).layers == ()
     assert np.array_equal(plain, imagined(world))
 
 
-def test_a_row_of_a_batch_is_that_row_alone(world, replay):
-    world.quantize(replay, loss_db=10)
+def test_bf16_is_nearer_than_int8(world, replay):
+    assert world.quantize(replay, loss_db=10, numbers="bf16").loss_db < world.quantize(replay, loss_db=10).loss_db
+    assert world.config.int8 and not world.config.bf16
+
+
+@pytest.mark.parametrize("numbers", ["int8", "bf16"])
+def test_a_row_of_a_batch_is_that_row_alone(world, replay, numbers):
+    world.quantize(replay, loss_db=10, numbers=numbers)
     many = imagined(world, n=3)
     frames, actions = world.starts
     sampler = world.sampler(1)
@@ -87,11 +96,12 @@ def test_a_row_of_a_batch_is_that_row_alone(world, replay):
     assert np.array_equal(many[2], alone)
 
 
-def test_the_choice_is_saved_with_the_world(world, replay, tmp_path):
-    choice = world.quantize(replay, loss_db=10)
+@pytest.mark.parametrize("numbers", ["int8", "bf16"])
+def test_the_choice_is_saved_with_the_world(world, replay, tmp_path, numbers):
+    choice = world.quantize(replay, loss_db=10, numbers=numbers)
     world.save(tmp_path / "world.safetensors")
     again = wm.World.load(tmp_path / "world.safetensors")
-    assert tuple(again.config.int8) == choice.layers
+    assert tuple(getattr(again.config, numbers)) == choice.layers
     assert np.array_equal(imagined(world), imagined(again))
 
 
@@ -113,8 +123,13 @@ def test_what_cannot_be_is_said(world, replay):
     world.quantize(layers=world.dynamics.int8_layers()[:1])
     with pytest.raises(ValueError, match="computes in int8"):
         wm.train_world(world, replay, steps=1)
+    world.quantize(layers=world.dynamics.bf16_layers()[:1], numbers="bf16")
+    with pytest.raises(ValueError, match="computes in bf16"):
+        wm.train_world(world, replay, steps=1)
+    with pytest.raises(ValueError, match="numbers must be 'int8' or 'bf16', got 'int4'"):
+        world.quantize(replay, numbers="int4")
     unet = wm.World.create(replay, backbone="unet", size="T", context=2, patch=2, widths=(8, 8), depths=(1, 1))
     with pytest.raises(ValueError, match="unet backbone has no products that run in int8"):
         unet.quantize(replay)
     with pytest.raises(ValueError, match="no layers that can run in int8: x"):
-        set_int8(unet.dynamics, ["x"])
+        set_products(unet.dynamics, ["x"])

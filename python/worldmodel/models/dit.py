@@ -403,7 +403,7 @@ class DiT(Dynamics):
             "termination": losses["termination"] * config.termination_weight,
         }
 
-    # ---- whole numbers ----
+    # ---- whole numbers, and short ones ----
 
     def int8_layers(self) -> list[str]:
         """The products of the blocks and the last one; norms, softmax, conditions and convolutions stay."""
@@ -412,6 +412,11 @@ class DiT(Dynamics):
         return [
             n for n in names if n == "patches.out.weight" or (n.startswith("blocks.") and n.endswith(wide))
         ]
+
+    def bf16_layers(self) -> list[str]:
+        """The same, and the modulations, whose weights are read for one row a level."""
+        wide = {*self.int8_layers(), *(n for n, _ in self.named_parameters() if n.endswith("modulation.weight"))}
+        return [n for n, t in self.named_parameters() if n in wide]
 
     def guess(self, window: Window, stream: Tensor, steps: int = 4, context_level: float = 0.98) -> Any:
         """See Dynamics.guess; the last frames lie at the levels of a sampler's steps in turn."""

@@ -123,7 +123,7 @@ class Block(nn.Module):
         if self.time is not None and self._time is not None:
             a = self.time(modulated(x, m, 2), self._time, time)
             x = gated(x, m, 2, self.time.out, a)
-        a = ops.swiglu(modulated(x, m, 1), self.up, int8="up" in self._int8)
+        a = ops.swiglu(modulated(x, m, 1), self.up, **self._rounded("up"))
         return gated(x, m, 1, self.down, a)
 
 
@@ -135,7 +135,7 @@ def modulated(x: Tensor, m: Tensor, part: int) -> Tensor:
 def gated(x: Tensor, m: Tensor, part: int, linear: nn.Linear, a: Tensor) -> Tensor:
     """x + gate linear(a)."""
     gate = ops.slice(m, -1, (3 * part + 2) * x.shape[-1], (3 * part + 3) * x.shape[-1])
-    return ops.linear_gated(a, linear.weight, linear.bias, gate, x, int8="weight" in linear._int8)
+    return ops.linear_gated(a, linear.weight, linear.bias, gate, x, **linear._rounded("weight"))
 
 
 class Condition(nn.Module):

@@ -139,6 +139,10 @@ class Dynamics(nn.Module):
         """Names of the weights whose products may run in int8 (quantize.py)."""
         return []
 
+    def bf16_layers(self) -> list[str]:
+        """The same for bfloat16."""
+        return self.int8_layers()
+
     def guess(self, window: Window, stream: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The last frame of each window as the network says it when acting, and as it was, float32
         (B,H,W,C): what quantize.py compares.  stream (B,4)."""

@@ -86,8 +86,8 @@ def train_world(world: World, replay: Replay, settings: TrainWorld | None = None
     the best weights back, and ValueError for a run folder of another world or replay.
     """
     s = dataclasses.replace(settings or TrainWorld(), **fields)
-    if world.config.int8:
-        raise ValueError("train_world: the world computes in int8; world.quantize(layers=[]) brings float32 back")
+    if kind := [numbers for numbers in ("int8", "bf16") if getattr(world.config, numbers)]:
+        raise ValueError(f"train_world: the world computes in {kind[0]}; world.quantize(layers=[]) brings float32 back")
     learner = WorldLearner(world, s)
     try:
         result = learner.learn(replay, s.steps, s.minutes, stage="train_world")
