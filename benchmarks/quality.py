@@ -1,5 +1,5 @@
-"""What fewer denoising steps, bfloat16 and int8 cost: PSNR of self-fed roll-outs, the action-shuffle ratio and a policy's
-return in a trained world.
+"""What fewer denoising steps, bfloat16 and int8 cost: PSNR of self-fed roll-outs, the action-shuffle ratio and a
+policy's return in a trained world.
 
     python benchmarks/quality.py RUN | WORLD.safetensors REPLAY [--policy FILE] [--windows 64] [--horizon 15]
                                  [--loss-db 0.1] [--episodes 100] [--longest 100] [--json FILE] [--markdown FILE]
