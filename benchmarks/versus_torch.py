@@ -27,7 +27,8 @@ def rows_of(section: str, torch, table: measure.Table, quick: bool) -> list[dict
     if section == "passes":
         for work in step.passes(torch, quick, runtimes=True):
             table.run(work)
-        return [{**row, "section": section} for row in [*table.rows, *map(against_all, table.rows)]]
+        plain = [r for r in table.rows if r["work"].endswith("one cached pass")]
+        return [{**row, "section": section} for row in [*table.rows, *map(against_all, plain)]]
     if section in ("steps", "batches", "unet"):
         loops = {"steps": versus.steps, "batches": versus.batches, "unet": unet.loops}[section](torch, quick)
         return [closed_loop.run(loop, table.threads) for loop in loops]

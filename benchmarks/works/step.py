@@ -15,6 +15,7 @@ from works.linear import torch_module
 from works.runtimes import peers as exported
 from worldmodel import _core, diffusion
 from worldmodel.models.dit import DiT
+from worldmodel.quantize import layers_for, set_products
 from worldmodel.tensor import Tape, Tensor
 
 PASSES = [
@@ -23,6 +24,9 @@ PASSES = [
     ("d384 L8, 256 tokens", 384, 4, 1.4),
 ]
 """(name, width, patch, goal against torch.compile); 64x64 frames"""
+
+ROUNDED = ("bf16", "int8")
+"""Numbers of the first pass's products, beside float32; its peers stay float32."""
 
 STEPS = [(1, 4, 2.5), (1, 2, None), (1, 1, None), (32, 4, 2.0)]
 """(batch, denoising steps, goal); times are per frame"""
@@ -108,6 +112,10 @@ def passes(torch, quick: bool, runtimes: bool = False) -> Iterator[Work]:
             peers |= exported(torch, twin.one_pass, given_to(torch, inputs), torch.get_num_threads())
         against = ("compile",) if "compile" in peers else ()
         yield Work(f"DiT {name}, one cached pass", "GFLOP/s", pass_flop(model), plan.run, peers, goal, against=against)
+        for numbers in ROUNDED if (width, patch) == (384, 8) else ():
+            set_products(model, layers_for(model, numbers), numbers)
+            rounded, what = one_pass(model)[0], f"DiT {name}, one cached pass, {numbers}"
+            yield Work(what, "GFLOP/s", pass_flop(model), rounded.run, peers | {"float32": plan.run}, limit=None)
 
 
 def step(torch, quick: bool, n: int, K: int, goal: float | None) -> Work:

@@ -41,7 +41,7 @@ def empty(B, frames, N, C):
 
 
 @pytest.mark.parametrize("over", ["time", "all"])
-@pytest.mark.parametrize("D,kv_heads", [(8, 2), (16, 2), (5, 1), (64, 2)])
+@pytest.mark.parametrize("D,kv_heads", [(8, 2), (16, 2), (5, 1), (64, 2), (128, 1)])
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_cached_equals_uncached_bit_for_bit(kernels, over, D, kv_heads, chunk):
     """A roll-out through the cache has the bits of one pass over all frames, while nothing is evicted."""
@@ -149,6 +149,23 @@ def test_ragged_samples_equal_separate_runs(kernels):
         sinks=sinks,
     )[0]
     assert not out[3].any()
+
+
+@pytest.mark.parametrize("heads,D", [(7, 16), (4, 32), (1, 128)])
+def test_any_number_of_heads_over_a_short_ring(kernels, heads, D):
+    rng, N, sinks, ring = np.random.default_rng(heads), 3, 1, 3
+    position = np.array([0, 1, 9], np.int32)
+    arrays = [normal(rng, 3, 1, N, heads * D), *(normal(rng, 3, sinks + ring, N, heads * D) for _ in range(2))]
+    tables = [normal(rng, sinks + ring, D // 2) for _ in range(2)]
+    check_op(
+        "attention_cached",
+        [*arrays, position, *tables],
+        lambda *a: reference_cached(*a, sinks, ring, heads),
+        grads=(),
+        batched=[0, 1, 2, 3],
+        heads=heads,
+        sinks=sinks,
+    )
 
 
 def reference_cached(q, k, v, position, cos, sin, sinks, ring, heads):

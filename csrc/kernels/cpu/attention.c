@@ -267,15 +267,6 @@ static void expect_rows(const float *x, int64_t row, int64_t n, int64_t D) {
         for (int64_t d = D; d < 2 * D; d += 16) __builtin_prefetch(x + i * row + d, 0, 2);
 }
 
-/* The same of the rows that few cached frames hold for one token. */
-static void expect_frames(const attention_keys *s, int64_t frames, int64_t D) {
-    for (int64_t i = 0; i < frames; i++) {
-        int64_t at = page_of(s, i);
-        expect_rows(s->k + at * s->k_row, s->k_row, 1, D);
-        expect_rows(s->v + at * s->v_row, s->v_row, 1, D);
-    }
-}
-
 static int64_t attention_length(const int32_t *lengths, const wm_attention *a, int64_t outer) {
     return lengths ? lengths[outer / (a->outer / a->lengths)] : a->Nk;
 }
@@ -305,58 +296,6 @@ static void attention_forward(float *out, float *lse, const float *q, const floa
                lse ? lse + ((outer * a->inner + inner) * a->H + h) * a->Nq + first : NULL,
                q + q_at * a->q_width + h * a->D, a->inner * a->q_width, &w, &keys, a->D, a->scale);
     }
-}
-
-/* The latest `n` frames of a ring that has just been given frame `position`: query row i belongs to frame
-   position - Nq / tokens + 1 + ..., which sees the frames behind it and itself; forward only.
-   q, out (outer, Nq rows in frames of `frame`, inner, H D); k, v (outer, sinks + ring, frame, inner, H/G D);
-   position (outer); cos, sin (sinks + ring, pairs) may be NULL: q and k are rotated as they are read, by their
-   place among the cached frames, so no position grows without end.  pages (outer, sinks + ring) or NULL: where the
-   frames lie, so that samples can share what they have in common. */
-static void attention_cached(float *out, const float *q, const float *k, const float *v, const int32_t *position,
-                             const float *cos, const float *sin, const int32_t *pages, const wm_attention *a) {
-    const int64_t block = attention_block(a->D), blocks = (a->Nq + block - 1) / block, frames = a->sinks + a->ring;
-    const int64_t units = a->outer * a->inner * a->H * blocks;
-    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (units > 1 && units * a->Nk * a->D > 1 << 14)
-    for (int64_t u = 0; u < units; u++) {
-        int64_t first = u % blocks * block, h = u / blocks % a->H, inner = u / (blocks * a->H) % a->inner;
-        int64_t outer = u / (blocks * a->H * a->inner), n = a->Nq - first < block ? a->Nq - first : block;
-        int64_t q_at = (outer * a->Nq + first) * a->inner + inner, seen = (int64_t)position[outer] + 1;
-        int64_t held = seen < 0 ? 0 : seen < frames ? seen : frames, offset = held * a->frame - a->Nq;
-        attention_keys keys = {.k = k + inner * a->k_width + h / a->G * a->D, .v = v + inner * a->v_width + h / a->G * a->D,
-                               .k_row = a->inner * a->k_width, .v_row = a->inner * a->v_width, .ring = a, .rows = a->frame,
-                               .pages = pages ? pages + outer * frames : NULL, .block = outer * frames,
-                               .start = seen > frames ? (seen - a->sinks) % a->ring : 0, .cos = cos, .sin = sin};
-        const float *x = q + q_at * a->q_width + h * a->D;
-        int64_t x_row = a->inner * a->q_width;
-        if (a->frame == 1 && frames <= 16) expect_frames(&keys, frames, a->D);
-        float rotated[ATTEND_PANEL];
-        for (int64_t i = 0; cos && i < n; i++) {
-            int64_t age = first + i + offset < 0 ? 0 : (first + i + offset) / a->frame;
-            rotate_row(rotated + i * a->D, x + i * x_row, cos + age * a->pairs, sin + age * a->pairs, a->pairs, a->D,
-                       a->interleaved);
-        }
-        attention_rows w;
-        attention_sees(w.lo, w.hi, a, first, n, offset, held * a->frame);
-        rows_begin(&w, n);
-        attend(out + q_at * a->H * a->D + h * a->D, a->inner * a->H * a->D, NULL, cos ? rotated : x, cos ? a->D : x_row,
-               &w, &keys, a->D, a->scale);
-    }
-}
-
-/* Frame `position` of a stream, and those before it, to their slots of a ring: frames (B, F, n), the last of them is
-   frame `position` (B) of the stream; cache (B, sinks + ring, n), pages (B, sinks + ring) or NULL.  Frames before 0 are
-   padding and are not written. */
-static void cache_write(float *cache, const float *frames, const int32_t *position, const int32_t *pages, int64_t sinks,
-                        int64_t ring, int64_t B, int64_t F, int64_t n) {
-    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (B > 1 && B * F * n > 1 << 15)
-    for (int64_t b = 0; b < B; b++)
-        for (int64_t f = 0; f < F; f++) {
-            int64_t at = (int64_t)position[b] - F + 1 + f;
-            if (at < 0) continue;
-            at = b * (sinks + ring) + (at < sinks ? at : sinks + (at - sinks) % ring);
-            memcpy(cache + (pages ? pages[at] : at) * n, frames + (b * F + f) * n, (size_t)n * sizeof *cache);
-        }
 }
 
 /* What backward holds of one block of queries. */

@@ -11,6 +11,7 @@
 #include "../cpu/rotary.c"
 #include "../cpu/attention_tile.c"
 #include "../cpu/attention.c"
+#include "../cpu/attention_cached.c"
 #include "../cpu/conv.c"
 #include "../cpu/winograd.c"
 #include "../cpu/norm.c"
