@@ -25,6 +25,7 @@ int wm_fail_as(wm_failure, const char *fmt, ...) __attribute__((format(printf, 2
 /* Blocks of memory, aligned to WM_ALIGN and kept by size for the next caller.  In a steady training step every
    request finds such a block: misses then stands still. */
 void *wm_alloc(size_t bytes);                       /* NULL, with wm_error set, when memory is out */
+void *wm_alloc_lasting(size_t bytes);               /* the same, side by side with others that stay, on large pages */
 void  wm_free(void *block);                         /* NULL is fine */
 void  wm_pool_trim(void);                           /* hand the idle blocks back to the system */
 typedef struct { uint64_t misses, bytes_in_use, bytes_idle, bytes_peak, overruns; } wm_pool_counts;

@@ -206,7 +206,7 @@ static const void *packed_now(wm_tensor *w, int layout, size_t bytes, wm_packer 
     if (!pack) return wm_device_free(w->device, w->packed), w->packed = NULL, w->raw;
     if (w->packed && w->packed_layout == layout && w->packed_version == now && hidden) return w->packed;
     if (w->packed && w->packed_layout != layout) wm_device_free(w->device, w->packed), w->packed = NULL;
-    if (!w->packed && !(w->packed = wm_device_alloc(w->device, bytes))) return NULL;
+    if (!w->packed && !(w->packed = w->device ? wm_device_alloc(w->device, bytes) : wm_alloc_lasting(bytes))) return NULL;
     pack(w->packed, w->raw, w->dtype, N, K);
     w->packed_layout = layout, w->packed_version = now;
     return w->packed;

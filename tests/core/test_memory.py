@@ -149,3 +149,35 @@ def test_replay_plan_and_checkpoint_have_the_bits_of_a_fresh_run(kernels, name):
     (out,) = plan.run()
     assert _core.pool()["misses"] == misses
     assert np.array_equal(y.numpy(), fresh) and np.array_equal(out.numpy(), fresh)
+
+
+@pytest.mark.parametrize("side", [64, 300, 700, 1700])
+def test_packed_weights_come_and_go(side):
+    """Whatever their size, regions of large pages included: used again, and given back when the last has gone."""
+    x = Tensor(np.ones((1, side), np.float32))
+
+    def use(count):
+        weights = [Tensor(np.full((side, side), i + 1, np.float32), copy=True) for i in range(count)]
+        said = [ops.linear(x, w).numpy()[0, 0] for w in weights]
+        assert said == [side * (i + 1) for i in range(count)]
+        return weights
+
+    gc.collect()
+    _core.pool_trim()
+    before = _core.pool()["bytes_in_use"]
+    kept = use(2)
+    held = _core.pool()["bytes_in_use"]
+    use(5)
+    gc.collect()
+    misses = _core.pool()["misses"]
+    for _ in range(3):
+        use(5)
+        gc.collect()
+    assert _core.pool()["misses"] == misses and _core.pool()["bytes_in_use"] == held
+    _core.pool_trim()
+    assert _core.pool()["bytes_idle"] == 0
+    assert ops.linear(x, kept[1]).numpy()[0, 0] == 2 * side
+    del kept
+    gc.collect()
+    _core.pool_trim()
+    assert _core.pool()["bytes_in_use"] == before and _core.pool()["bytes_idle"] == 0
