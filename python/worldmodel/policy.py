@@ -236,6 +236,8 @@ class Policy(FramePolicy):
         try:
             policy = make(**about["settings"])
             policy.load_state_dict(tensors)
+            scale = about.get("reward_scale")
+            policy.reward_scale = None if scale is None else float(scale)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)}: {error.args[0] if error.args else error}") from None
         return policy

@@ -1,19 +1,29 @@
 """Learning a policy in imagination: each formula against brute force, and the optimum where it is known."""
 
 import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
+import tiny_policy
 import tiny_run
 import worldmodel as wm
 from gymnasium import spaces
 from worldmodel import ops
+from worldmodel.checkpoint import read_metadata
 from worldmodel.sampling import Sampler, Step
 from worldmodel.spaces import SlotTable, space_to_json
 from worldmodel.tensor import Tensor
 from worldmodel.train.lived import Lived
 from worldmodel.train.loop import Diverged
 from worldmodel.train.policy import Imagination, PolicyLearner, TrainPolicy, among_siblings, lambda_returns, normalised
+from worldmodel.train.scale import typical_scale
 
 # ---- formulas ----
 
@@ -442,7 +452,7 @@ def test_nan_rewards_stop_it(tmp_path):
 def test_a_run_leaves_a_log_and_the_policy(tmp_path):
     run = tmp_path / "run"
     policy, _ = learn(tmp_path, spaces.Discrete(2), lambda bright, a: (a[:, 1], nothing(bright)), steps=2, run=str(run))
-    assert len((run / "log.jsonl").read_text().splitlines()) == 2
+    assert len((run / "log.jsonl").read_text().splitlines()) == 3  # the scale of rewards, and two rounds
     again = wm.Policy.load(run / "policy.safetensors")
     assert acts(again, 0) == acts(policy, 0)
 
@@ -463,3 +473,94 @@ def test_a_policy_file_that_is_none_says_so(tmp_path, damage):
         )
     with pytest.raises((FileNotFoundError, ValueError), match="policy.safetensors"):
         wm.Policy.load(path)
+
+
+# ---- the scale of rewards ----
+
+
+def rewarded(path, rewards, **more):
+    """A replay of these rewards by episode."""
+    def episode(r):
+        return {"frames": np.zeros((len(r) + 1, 8, 8, 1), np.uint8), "actions": [0] * len(r), "rewards": r, **more}
+
+    return wm.Replay.from_arrays(path, spaces.Discrete(2), (episode(np.asarray(r, float)) for r in rewards))
+
+
+def test_the_scale_makes_returns_about_one(tmp_path):
+    g, dense = 0.9, np.full(200, -4.0)
+    returns = np.array([-4 * (1 - g ** (200 - t)) / (1 - g) for t in range(200)])
+    scale = typical_scale(rewarded(tmp_path / "a", [dense, dense]), g)
+    np.testing.assert_allclose(scale, np.abs(returns).mean() / (returns**2).mean(), rtol=1e-12)
+    assert 0.9 < scale * np.sqrt((returns**2).mean()) < 1.1
+    rare = np.zeros(5000)
+    rare[4000] = 100.0  # one event: it counts as its own size, not by how rare it is
+    assert 0.004 < typical_scale(rewarded(tmp_path / "b", [rare]), g) * 0.5 < 0.02
+    assert typical_scale(rewarded(tmp_path / "c", [np.zeros(9)]), g) == 1.0
+    assert typical_scale(rewarded(tmp_path / "d", [[2.0], [-2.0]]), g) == 0.5
+
+
+def test_the_scale_is_chosen_kept_and_remembered(tmp_path):
+    space = spaces.Discrete(2)
+    world = Known(space, lambda bright, a: (250 * a[:, 1], nothing(bright)))
+    replay = rewarded(tmp_path / "replay", np.random.default_rng(0).integers(0, 2, (6, 10)) * 250.0)
+    settings = {**SETTINGS, "steps": 2, "run": str(tmp_path / "run")}
+    chosen = typical_scale(replay, TrainPolicy(**settings).gamma)
+    policy = wm.train_policy(world, replay, policy=wm.Policy.for_world(world, width=4, features=16), **settings)
+    assert policy.reward_scale == chosen and 0.0005 < chosen < 0.01
+    first, *rest = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert first == {"step": 0, "reward_scale": chosen} and all("imagined_return" in r for r in rest)
+    back = wm.Policy.load(tmp_path / "run" / "policy.safetensors")
+    assert back.reward_scale == chosen
+    other = rewarded(tmp_path / "other", [np.ones(20)])
+    assert wm.train_policy(world, other, policy=back, **SETTINGS, steps=1).reward_scale == chosen
+    assert wm.train_policy(world, other, policy=back, **SETTINGS, steps=1, reward_scale=0.5).reward_scale == 0.5
+
+
+# ---- killed and resumed ----
+
+
+def killed(folder, number, rounds):
+    """Run the program, send it a signal once its state has so many rounds; returns what it printed."""
+    process = subprocess.Popen([sys.executable, tiny_policy.__file__, str(folder)], stdout=subprocess.PIPE, text=True)
+    saved, until = folder / "run" / "state.safetensors", time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < until:
+        if saved.exists() and read_metadata(saved)["run"]["done"] >= rounds:
+            break
+        time.sleep(0.005)
+    os.kill(process.pid, number)
+    return process.communicate(timeout=300)[0].strip()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, tiny_policy.train(folder).state_dict()
+
+
+def log_of(folder):
+    return (folder / "run" / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("number, rounds", [(signal.SIGKILL, 3), (signal.SIGKILL, 12), (signal.SIGINT, 6)])
+def test_killed_it_goes_on_bit_for_bit(undisturbed, tmp_path, number, rounds):
+    """Through the refreshment of real returns at round 10; interrupted, at a round not of save_every."""
+    assert killed(tmp_path, number, rounds) == ("" if number == signal.SIGKILL else "finished")
+    done = read_metadata(tmp_path / "run" / "state.safetensors")["run"]["done"]
+    assert rounds <= done < tiny_policy.ROUNDS
+    weights = tiny_policy.train(tmp_path).state_dict()
+    assert all(np.array_equal(weights[k], v) for k, v in undisturbed[1].items())
+    assert log_of(tmp_path) == log_of(undisturbed[0]), "the log has every line once"
+    again = tiny_policy.train(tmp_path).state_dict()  # a finished run changes no more
+    assert all(np.array_equal(again[k], v) for k, v in undisturbed[1].items())
+
+
+def test_another_policy_replay_or_settings_in_the_same_folder_are_refused(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path / "copy")
+    with pytest.raises(ValueError, match="state.safetensors: not the state of this policy"):
+        tiny_policy.train(tmp_path / "copy", features=24)
+    with pytest.raises(ValueError, match="the state is of other settings"):
+        tiny_policy.train(tmp_path / "copy", lanes=4, steps=20)
+    shutil.rmtree(tmp_path / "copy" / "replay")
+    tiny_run.make_replay(tmp_path / "copy" / "replay", episodes=7)
+    with pytest.raises(ValueError, match=r"the state is of another replay, of \[6, 75\]"):
+        tiny_policy.train(tmp_path / "copy")

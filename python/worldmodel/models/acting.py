@@ -24,6 +24,8 @@ class FramePolicy(nn.Module):
 
     make = ""
     """What a file calls this class; "" is `Policy`."""
+    reward_scale: float | None = None
+    """What rewards were multiplied by when its critic learned them, so that learning can go on; None: not known."""
 
     def __init__(self, settings: dict[str, Any]):
         self._settings = settings
@@ -60,6 +62,8 @@ class FramePolicy(nn.Module):
 
     def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
         """Weights and settings in one safetensors file, atomically; `Policy.load` reads it."""
-        made = {"make": self.make} if self.make else {}
+        made: dict[str, Any] = {"make": self.make} if self.make else {}
+        if self.reward_scale is not None:
+            made["reward_scale"] = self.reward_scale
         about = {"format": FORMAT, "kind": "policy", **made, "settings": self._settings, **extra}
         write_tensors(path, self.views(), {"worldmodel": about})

@@ -27,9 +27,11 @@ from ..policy import Policy
 from ..sampling import Sampler, streams
 from ..tensor import Tape, Tensor
 from ..world import World, check_fits
+from . import policy_state
 from .lived import Lived, Seen
 from .loop import Budget, Diverged, Run
 from .rare import RareSteps
+from .scale import typical_scale
 
 MOST_SIBLINGS = 8
 """Actions up to which siblings try every one."""
@@ -80,8 +82,10 @@ class TrainPolicy:
     """Weight of the critic's loss on imagined returns."""
     clip: float = 0.5
     """Largest norm of the gradient."""
-    reward_scale: float = 1.0
-    """Rewards are multiplied by it: the critic learns best when returns are about 1."""
+    reward_scale: float | None = None
+    """Rewards are multiplied by it: the critic learns best when returns are about 1.  None: what makes the replay's
+    returns so (train/scale.py), or what a policy that goes on learning has learned with.
+    """
     normalise: Literal["advantage", "range"] = "advantage"
     """What advantages are divided by: their own spread, or the running range of the returns."""
     lived: float = 0.75
@@ -103,7 +107,9 @@ class TrainPolicy:
     seed: int = 0
     """Of starts, worlds and actions."""
     run: str | None = None
-    """Folder for the log and the policy."""
+    """Folder of log, policy and state; an unfinished run there goes on."""
+    save_every: int = 10
+    """Rounds between saves of the state, for a run that may be killed; 0: only at the end or when interrupted."""
     quiet: bool = False
     """No progress bar."""
 
@@ -227,14 +233,18 @@ def train_policy(
     """Learn a policy in a world, from imagined frames only; a given policy goes on learning.  fields
     override settings.
 
-    Interrupted (Ctrl-C), it returns the policy as it is.  Raises Diverged on NaN.
+    Interrupted (Ctrl-C, SIGTERM), it saves and returns the policy as it is; run again with the same `run` folder, world
+    and replay it goes on bit for bit (with steps; minutes go on counting), killed outright from the last save.  Raises
+    Diverged on NaN, ValueError for a run folder of another policy or replay.
     """
     s = dataclasses.replace(settings or TrainPolicy(), **fields)
     learner = PolicyLearner(world, policy or Policy.for_world(world), s)
-    learner.learn(replay, s.steps, s.minutes)
-    if learner.folder.folder:
-        learner.policy.save(learner.folder.folder / "policy.safetensors")
-    learner.folder.close()
+    try:
+        learner.learn(replay, s.steps, s.minutes, stage="train_policy")
+        if learner.folder.folder:
+            learner.policy.save(learner.folder.folder / "policy.safetensors")
+    finally:
+        learner.folder.close()
     return learner.policy
 
 
@@ -266,22 +276,30 @@ class PolicyLearner:
         if all(k in mine and mine[k].shape == v.shape for k, v in eyes.items()):
             self.policy.encoder.load_state_dict(eyes)
 
-    def learn(self, replay: Replay, steps: int | None = None, minutes: float | None = None) -> dict[str, float]:
-        """So many rounds, or minutes; returns the means of the last rounds' numbers."""
+    def learn(
+        self, replay: Replay, steps: int | None = None, minutes: float | None = None, stage: str = ""
+    ) -> dict[str, float]:
+        """So many rounds, or minutes; returns the means of the last rounds' numbers.
+
+        stage: a name under which the run's folder keeps this call's state, and an interrupted one goes on; "" always
+        begins anew and keeps only what it ends with."""
         check_fits(self.world.config, replay)
-        self.folder.rewind(self.rounds)
+        going = policy_state.resume(self, stage, replay)
+        self.folder.rewind(self.rounds or -1)
         if self.rounds == 0:
             self.borrow()
+        self.settle_scale(replay)
         s, seed = self.s, self.s.seed + 7919 * self.rounds
         depth = s.horizon * self.policy.repeat  # so deep lie the imagined states whose values are used
         imagination = Imagination(self.world, replay, self.lanes, seed, s.rare_starts, self.siblings, max(6, depth))
-        budget = Budget(steps, minutes, "policy", quiet=self.s.quiet)
+        budget = Budget(steps, minutes, "policy", going.done, going.seconds, quiet=self.s.quiet)
         rows: list[dict[str, float]] = []
         lived = Lived(replay, self.policy._frames, s.lived_steps) if s.lived else None
         copier = self.world.sampler(max(1, self.lanes // 4)) if lived else None
-        if lived and self.rounds == 0:
+        if lived and self.rounds == 0 and not going.rng:
             self.critic_first(lived, copier, depth)
-        for i, _ in enumerate(budget):
+        going.put_back(imagination, lived)
+        for i in budget:
             if lived and i % LIVED_EVERY == 0:
                 lived.refresh(self.policy, s.gamma, s.lived_lam, s.reward_scale)
             if lived:
@@ -290,9 +308,11 @@ class PolicyLearner:
             self.folder.log(self.rounds, **numbers)
             budget.note(**{k: numbers[k] for k in ("imagined_return", "ended", "entropy")})
             rows.append(numbers)
+            if stage and s.save_every and (i + 1) % s.save_every == 0:
+                policy_state.save(self, stage, budget, imagination, lived)
         self.stopped = budget.stopped
-        if not self.stopped:
-            self.save_state()
+        if stage or not self.stopped:
+            policy_state.save(self, stage, budget, imagination, lived)
         return {k: float(np.mean([r[k] for r in rows[-10:]])) for k in rows[0]} if rows else {}
 
     def copy(self, lived: Lived, copier: Sampler, depth: int, turn: int = 0) -> Seen | None:
@@ -312,22 +332,21 @@ class PolicyLearner:
             if self.optimiser.step().skipped:
                 raise Diverged("policy: the gradient is not finite")
 
-    def save_state(self) -> None:
-        """Policy, moments and counts into the run's folder, to go on bit for bit."""
-        tensors = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
-        tensors |= {f"optimiser.{k}": v for k, v in self.optimiser.state_dict().items()}
-        self.folder.save(tensors, {"rounds": self.rounds, "range": self.range})
+    def settle_scale(self, replay: Replay) -> None:
+        """Choose the scale of rewards, if the settings do not; the policy remembers it."""
+        if self.s.reward_scale is None:
+            scale = self.policy.reward_scale or typical_scale(replay, self.s.gamma)
+            self.s = dataclasses.replace(self.s, reward_scale=scale)
+            self.folder.log(self.rounds, reward_scale=scale)
+        self.policy.reward_scale = self.s.reward_scale
 
     def restore(self) -> bool:
-        """Take up what the last finished `learn` left in the run's folder; False: nothing is there."""
+        """Take up what the last `learn` left in the run's folder; False: nothing is there.  Raises ValueError for the
+        state of another policy."""
         found = self.folder.load()
-        if found is None:
-            return False
-        tensors, about = found
-        for prefix, target in (("policy.", self.policy), ("optimiser.", self.optimiser)):
-            target.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-        self.rounds, self.range = about["rounds"], about["range"]
-        return True
+        if found is not None:
+            policy_state.take(self, *found)
+        return found is not None
 
     def round(self, imagination: Imagination, lived: Lived | None = None) -> dict[str, float]:
         s = self.s
