@@ -21,97 +21,10 @@ import numpy as np
 
 from . import nn, ops
 from .checkpoint import read_tensors
-from .models.acting import FORMAT, FramePolicy
+from .models.acting import FORMAT, ActionHead, FramePolicy
 from .models.encoder import FrameEncoder
 from .sampling import streams
-from .spaces import SlotTable
 from .tensor import Plan, Tape, Tensor
-
-LOG_STD = (-5.0, 1.0)
-"""Range of a continuous action's log standard deviation."""
-
-
-class ActionHead(nn.Module):
-    """A distribution over the actions of a slot table, from features; uniform, or centred, at first."""
-
-    def __init__(self, table: SlotTable, features: int):
-        slots = table.slots
-        self._table = table
-        self._choices = [(i, max(1, s.n)) for i, s in enumerate(slots) if s.kind != "continuous"]
-        self._numbers = [i for i, s in enumerate(slots) if s.kind == "continuous"]
-        self._width = sum(n for _, n in self._choices)
-        self.out = nn.Linear(features, self._width + 2 * len(self._numbers), init=nn.zeros)
-
-    @property
-    def choices(self) -> list[int] | None:
-        """How many values each slot can take, None if one takes numbers."""
-        return None if self._numbers else [n for _, n in self._choices]
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B,F) -> the distribution's numbers (B,D): logits of every choice, means, log standard
-        deviations."""
-        return self.out(features)
-
-    def _logits(self, d: Tensor) -> list[Tensor]:
-        parts, at = [], 0
-        for _, n in self._choices:
-            parts.append(ops.slice(d, -1, at, at + n))
-            at += n
-        return parts
-
-    def _gaussian(self, d: Tensor) -> tuple[Tensor, Tensor]:
-        w, k = self._width, len(self._numbers)
-        low, high = LOG_STD
-        spread = ops.tanh(ops.slice(d, -1, w + k, w + 2 * k))
-        return ops.slice(d, -1, w, w + k), ops.scale_shift(spread, (high - low) / 2, (high + low) / 2)
-
-    def sample(self, d: Tensor, stream: Tensor, greedy: bool = False) -> tuple[list[Tensor], Tensor | None]:
-        """One int32 (B,) for each choice, and (B,K) numbers before tanh; greedy: the likeliest."""
-        picks = [
-            ops.argmax(x) if greedy else ops.categorical(x, stream, salt=21 + i)
-            for i, x in enumerate(self._logits(d))
-        ]
-        if not self._numbers:
-            return picks, None
-        mean, log_std = self._gaussian(d)
-        return picks, mean if greedy else ops.gaussian_sample(mean, log_std, stream, salt=20)
-
-    def log_prob(self, d: Tensor, picks: np.ndarray, numbers: np.ndarray | None) -> Tensor:
-        """Of picks (B,choices) int32 and numbers before tanh (B,K): (B,).  The density is of the numbers
-        before tanh: the
-        change of variables does not depend on the parameters and cancels in every ratio and gradient."""
-        terms = [
-            ops.categorical_log_prob(x, Tensor(np.ascontiguousarray(picks[:, j])))
-            for j, x in enumerate(self._logits(d))
-        ]
-        if self._numbers and numbers is not None:
-            mean, log_std = self._gaussian(d)
-            terms.append(ops.gaussian_log_prob(Tensor(numbers), mean, log_std))
-        total = terms[0]
-        for t in terms[1:]:
-            total = total + t
-        return total
-
-    def entropy(self, d: Tensor) -> Tensor:
-        """(B,), in nats; of the numbers before tanh."""
-        terms = [ops.categorical_entropy(x) for x in self._logits(d)]
-        if self._numbers:
-            _, log_std = self._gaussian(d)
-            terms.append(ops.sum(ops.scale_shift(log_std, 1.0, 1.4189385), -1))
-        total = terms[0]
-        for t in terms[1:]:
-            total = total + t
-        return total
-
-    def codes(self, picks: np.ndarray, numbers: np.ndarray | None) -> Any:
-        """Picks (B,choices) and numbers before tanh (B,K) as codes of the table: always legal actions."""
-        B, S = len(picks), len(self._table.slots)
-        values, index = np.zeros((B, S)), np.zeros((B, S), np.int32)
-        for j, (i, _) in enumerate(self._choices):
-            index[:, i] = picks[:, j]
-        if numbers is not None:
-            values[:, self._numbers] = np.tanh(numbers)
-        return self._table.compose(values, index)
 
 
 class Policy(FramePolicy):
@@ -156,6 +69,17 @@ class Policy(FramePolicy):
         self.critic = nn.Linear(features, bins, init=nn.zeros)
         self._bins = ops.two_hot_bins(count=bins, high=limit)
         self._plans: dict[tuple[int, bool], _Acting] = {}
+
+    @classmethod
+    def for_world(cls, world: Any, recurrent: bool = False, **settings: Any) -> Any:
+        """A policy for a world's frames and actions; it remembers which real environment they are of.  recurrent: one
+        with an LSTM instead (models.diamond.RecurrentPolicy, with its settings), which train_policy learns by
+        REINFORCE."""
+        if not recurrent:
+            return super().for_world(world, **settings)
+        from .models.diamond import RecurrentPolicy
+
+        return RecurrentPolicy.for_world(world, **settings)
 
     def forward(self, frames: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """frames (B,n,H,W,C) uint8, the features of the action before (B,F) -> action distribution (B,D),

@@ -45,6 +45,10 @@ CRITIC_REFRESH, CRITIC_COPIES = 500, 20
 class TrainPolicy:
     """How to learn a policy in imagination."""
 
+    recurrent: bool = False
+    """A policy with an LSTM, for what must be remembered: learned by REINFORCE over its horizon (train/reinforce.py),
+    whose defaults then hold.
+    """
     steps: int | None = None
     """Rounds of imagining and learning; or say minutes."""
     minutes: float | None = None
@@ -227,17 +231,23 @@ def train_policy(
     world: World,
     replay: Replay,
     settings: TrainPolicy | None = None,
-    policy: Policy | None = None,
+    policy: Any = None,
     **fields: Any,
-) -> Policy:
+) -> Any:
     """Learn a policy in a world, from imagined frames only; a given policy goes on learning.  fields
-    override settings.
+    override settings.  `recurrent=True`, or a policy made by `Policy.for_world(world, recurrent=True)`: one with an
+    LSTM (train/reinforce.py).
 
     Interrupted (Ctrl-C, SIGTERM), it saves and returns the policy as it is; run again with the same `run` folder, world
     and replay it goes on bit for bit (with steps; minutes go on counting), killed outright from the last save.  Raises
     Diverged on NaN, ValueError for a run folder of another policy or replay.
     """
     s = dataclasses.replace(settings or TrainPolicy(), **fields)
+    if s.recurrent or getattr(policy, "make", "") == "recurrent":
+        from .recipes import actor_critic_settings
+        from .reinforce import train_actor_critic
+
+        return train_actor_critic(world, replay, actor_critic_settings(s, clip_rewards=False), policy)
     learner = PolicyLearner(world, policy or Policy.for_world(world), s)
     try:
         learner.learn(replay, s.steps, s.minutes, stage="train_policy")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import nn
 from ..data import Replay
+from ..optim import AdamW
 from .lived import Lived
 from .loop import Budget
 
@@ -24,9 +26,8 @@ def save(learner: PolicyLearner, stage: str, budget: Budget, imagination: Imagin
     """Into the run's folder, if there is one."""
     if not learner.folder.folder:
         return
-    tensors = {f"policy.{k}": v for k, v in learner.policy.state_dict().items()}
-    tensors |= {f"optimiser.{k}": v for k, v in learner.optimiser.state_dict().items()}
-    tensors |= {"stream": imagination.stream} | ({"lived": lived.returns} if lived else {})
+    tensors = weights_of(learner.policy, learner.optimiser) | {"stream": imagination.stream}
+    tensors |= {"lived": lived.returns} if lived else {}
     about = {"rounds": learner.rounds, "range": learner.range, "reward_scale": learner.s.reward_scale}
     about |= {"stage": stage, "done": budget.done, "seconds": budget.seconds}
     about |= {"rng": imagination.rng.bit_generator.state, "replay": counts(imagination.replay)}
@@ -35,12 +36,8 @@ def save(learner: PolicyLearner, stage: str, budget: Budget, imagination: Imagin
 
 def take(learner: PolicyLearner, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
     """Weights, moments and counts.  Raises ValueError for the state of another policy."""
-    try:
-        for prefix, target in (("policy.", learner.policy), ("optimiser.", learner.optimiser)):
-            target.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-        learner.rounds, learner.range = about["rounds"], about["range"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{learner.folder.state_path}: not the state of this policy: {error.args[0]}") from None
+    take_weights(learner.folder.state_path, tensors, learner.policy, learner.optimiser)
+    learner.rounds, learner.range = about["rounds"], about["range"]
     if learner.s.reward_scale is None:
         learner.s = dataclasses.replace(learner.s, reward_scale=about.get("reward_scale"))
 
@@ -76,13 +73,33 @@ def resume(learner: PolicyLearner, stage: str, replay: Replay) -> Going:
     if found is None:
         return Going()
     tensors, about = found
-    if about["replay"] != counts(replay):
-        raise ValueError(
-            f"{learner.folder.state_path}: the state is of another replay, of {about['replay']} episodes and steps, "
-            f"this one has {counts(replay)}"
-        )
+    check_replay(learner.folder.state_path, about, replay)
     take(learner, tensors, about)
     return Going(about["done"], about["seconds"], learner.folder.state_path, tensors, about["rng"])
+
+
+def weights_of(policy: nn.Module, optimiser: AdamW) -> dict[str, np.ndarray]:
+    """Weights and moments, for a state."""
+    tensors = {f"policy.{k}": v for k, v in policy.state_dict().items()}
+    return tensors | {f"optimiser.{k}": v for k, v in optimiser.state_dict().items()}
+
+
+def take_weights(path: Any, tensors: dict[str, np.ndarray], policy: nn.Module, optimiser: AdamW) -> None:
+    """Put weights and moments back.  Raises ValueError for those of another policy."""
+    try:
+        for prefix, target in (("policy.", policy), ("optimiser.", optimiser)):
+            target.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not the state of this policy: {error.args[0]}") from None
+
+
+def check_replay(path: Any, about: dict[str, Any], replay: Replay) -> None:
+    """Raise ValueError if a state is of another replay."""
+    if about["replay"] != counts(replay):
+        raise ValueError(
+            f"{path}: the state is of another replay, of {about['replay']} episodes and steps, this one has "
+            f"{counts(replay)}"
+        )
 
 
 def counts(replay: Replay) -> list[int]:

@@ -40,10 +40,12 @@ def changed(settings: Any) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v != getattr(usual, k)}
 
 
-def actor_critic_settings(given: TrainPolicy) -> TrainActorCritic:
-    """The published settings, with what a user said otherwise.  Raises ValueError for what REINFORCE does not know."""
+def actor_critic_settings(given: TrainPolicy, **other: Any) -> TrainActorCritic:
+    """The published settings but for `other`, with what a user said otherwise.  Raises ValueError for what REINFORCE
+    does not know."""
     said = changed(given)
+    said.pop("recurrent", None)
     unknown = set(said) - {f.name for f in dataclasses.fields(TrainActorCritic)}
     if unknown:
-        raise ValueError(f"recipe diamond: its actor-critic has no {', '.join(sorted(unknown))}")
-    return TrainActorCritic(**said)
+        raise ValueError(f"a recurrent policy, learned by REINFORCE, has no {', '.join(sorted(unknown))}")
+    return TrainActorCritic(**{**other, **said})

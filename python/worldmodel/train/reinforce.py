@@ -1,9 +1,10 @@
-"""train_actor_critic: DIAMOND's actor-critic, by REINFORCE with lambda returns, from imagined frames only.
+"""train_actor_critic: an actor-critic with an LSTM, by REINFORCE with lambda returns, from imagined frames only.
 
-    policy = wm.train.train_actor_critic(world, replay, minutes=5)
+    policy = wm.train_policy(world, replay, recurrent=True, minutes=5)      # any action space; rewards scaled
+    policy = wm.train.train_actor_critic(world, replay, minutes=5)          # DIAMOND's, as published
 
 Each update imagines `horizon` steps in every lane; the policy sees the frames before the start first, without a
-gradient, to have a memory.  With G_t the lambda return (train/policy.py) of rewards clipped to their sign,
+gradient, to have a memory.  With G_t the lambda return (train/policy.py) of rewards, scaled or clipped to their sign,
 
     loss = - log p(a_t) (G_t - v_t) + value (v_t - G_t)^2 - entropy H(p)        mean over steps and lanes
 
@@ -21,14 +22,16 @@ import numpy as np
 
 from .. import ops
 from ..data import Replay
+from ..models.acting import ActionHead
 from ..models.diamond import RecurrentPolicy
-from ..models.diamond.actor_critic import SALT_ACTION
 from ..optim import AdamW
 from ..sampling import streams
 from ..tensor import Tape, Tensor, no_grad
 from ..world import World, check_fits
+from . import policy_state
 from .loop import Budget, Diverged, Run
 from .policy import acted_windows, lambda_returns
+from .scale import typical_scale
 
 
 @dataclass
@@ -61,10 +64,16 @@ class TrainActorCritic:
     """Largest norm of the gradient."""
     clip_rewards: bool = True
     """Rewards are their signs."""
+    reward_scale: float | None = None
+    """Rewards that are not clipped are multiplied by it; None: what makes the replay's returns about 1
+    (train/scale.py).
+    """
     seed: int = 0
     """Of starts, worlds and actions."""
     run: str | None = None
-    """Folder for the log and the policy."""
+    """Folder of log, policy and state; an unfinished run there goes on."""
+    save_every: int = 25
+    """Updates between saves of the state, for a run that may be killed; 0: only at the end or when interrupted."""
     quiet: bool = False
     """No progress bar."""
 
@@ -78,19 +87,28 @@ def train_actor_critic(
 ) -> RecurrentPolicy:
     """Learn a recurrent policy in a world; a given one goes on learning.  fields override settings.
 
-    Interrupted (Ctrl-C), it returns the policy as it is.  Raises Diverged on NaN, ValueError for another replay.
+    Interrupted (Ctrl-C, SIGTERM), it saves and returns the policy as it is; run again with the same `run` folder, world
+    and replay it goes on bit for bit (with steps; minutes go on counting), killed outright from the last save.  Raises
+    Diverged on NaN, ValueError for another replay, or the run folder of another policy.
     """
     s = dataclasses.replace(settings or TrainActorCritic(), **fields)
     check_fits(world.config, replay)
     learner = Reinforce(world, policy or RecurrentPolicy.for_world(world), replay, s)
-    budget = Budget(s.steps, s.minutes, "actor-critic", quiet=s.quiet)
-    for step in budget:
-        numbers = learner.update(step)
-        learner.folder.log(step + 1, **numbers)
-        budget.note(**{k: numbers[k] for k in ("imagined_return", "entropy")})
-    if learner.folder.folder:
-        learner.policy.save(learner.folder.folder / "policy.safetensors")
-    learner.folder.close()
+    budget = Budget(s.steps, s.minutes, "actor-critic", *learner.restore(), quiet=s.quiet)
+    learner.folder.rewind(budget.done or -1)
+    learner.settle_scale()
+    try:
+        for step in budget:
+            numbers = learner.update(step)
+            learner.folder.log(step + 1, **numbers)
+            budget.note(**{k: numbers[k] for k in ("imagined_return", "entropy")})
+            if s.save_every and (step + 1) % s.save_every == 0:
+                learner.save_state(budget)
+        learner.save_state(budget)
+        if learner.folder.folder:
+            learner.policy.save(learner.folder.folder / "policy.safetensors")
+    finally:
+        learner.folder.close()
     return learner.policy
 
 
@@ -105,6 +123,41 @@ class Reinforce:
         self.stream = streams(np.uint64(s.seed) * np.uint64(1 << 20) + np.arange(s.lanes, dtype=np.uint64))
         self.optimiser = AdamW(policy, lr=s.lr, weight_decay=s.weight_decay, clip=s.clip)
         self.folder = Run(s.run, dataclasses.asdict(s))
+        self.scale = s.reward_scale
+
+    # ---- going on ----
+
+    def settle_scale(self) -> None:
+        """Choose the scale of rewards, if it is wanted and not given; the policy remembers it."""
+        if self.s.clip_rewards:
+            return
+        if self.scale is None:
+            self.scale = self.policy.reward_scale or typical_scale(self.replay, self.s.gamma)
+            self.folder.log(0, reward_scale=self.scale)
+        self.policy.reward_scale = self.scale
+
+    def save_state(self, budget: Budget) -> None:
+        """All that it takes to go on bit for bit, into the run's folder."""
+        if self.folder.folder:
+            tensors = policy_state.weights_of(self.policy, self.optimiser) | {"stream": self.stream}
+            about = {"done": budget.done, "seconds": budget.seconds, "rng": self.rng.bit_generator.state}
+            about |= {"stage": "reinforce", "reward_scale": self.scale, "replay": policy_state.counts(self.replay)}
+            self.folder.save(tensors, about)
+
+    def restore(self) -> tuple[int, float]:
+        """Take up what the run's folder holds: updates done, seconds spent.  Raises ValueError for the state of another
+        policy, replay or number of lanes."""
+        path, found = self.folder.state_path, self.folder.load()
+        if found is None or found[1].get("stage") != "reinforce":
+            return 0, 0.0
+        tensors, about = found
+        policy_state.check_replay(path, about, self.replay)
+        policy_state.take_weights(path, tensors, self.policy, self.optimiser)
+        if tensors["stream"].shape != self.stream.shape:
+            raise ValueError(f"{path}: the state is of {len(tensors['stream'])} lanes, not {len(self.stream)}")
+        self.stream[...], self.rng.bit_generator.state = tensors["stream"], about["rng"]
+        self.scale = about["reward_scale"] if self.scale is None else self.scale
+        return about["done"], about["seconds"]
 
     # ---- lanes ----
 
@@ -119,12 +172,12 @@ class Reinforce:
                 _, _, h, c = self.policy.forward(Tensor(np.ascontiguousarray(frames[:, t])), h, c)
         return np.array(frames[:, -1]), np.array(h.numpy()), np.array(c.numpy())
 
-    def pick(self, logits: Tensor) -> np.ndarray:
-        """Actions (N,) drawn from logits (N,A)."""
+    def pick(self, d: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+        """Actions drawn from the numbers of their distribution (N,A): picks (N,choices), numbers (N,K) or None."""
         with no_grad():
-            picks = ops.categorical(ops.stop_gradient(logits), Tensor(self.stream.copy()), salt=SALT_ACTION).numpy()
+            drawn = self.policy.actor.drawn(ops.stop_gradient(d), self.stream)
         self.stream[:, 3] += 1
-        return np.array(picks)
+        return drawn
 
     # ---- an update ----
 
@@ -133,22 +186,23 @@ class Reinforce:
         frames, *memory = self.begin(np.arange(s.lanes))
         h, c = (Tensor(m) for m in memory)
         rewards, ends = np.zeros((s.horizon, s.lanes), np.float32), np.zeros((s.horizon, s.lanes), bool)
-        logits, values, picks = [], [], []
+        said, values, drawn = [], [], []
         with Tape() as tape:
             for t in range(s.horizon):
-                said, value, h, c = policy.forward(Tensor(frames), h, c)
-                logits.append(said), values.append(value), picks.append(self.pick(said))
+                d, value, h, c = policy.forward(Tensor(frames), h, c)
+                said.append(d), values.append(value), drawn.append(self.pick(d))
                 with no_grad():
-                    seen = self.sampler.step(self.world.table.features(policy.codes(picks[-1])))
+                    seen = self.sampler.step(self.world.table.features(policy.actor.codes(*drawn[-1])))
                 rewards[t], ends[t], frames = seen.rewards, seen.terminated, seen.frames
                 if ends[t].any():
                     frames, h, c = self.anew(np.flatnonzero(ends[t]), frames, h, c)
             with no_grad():
                 _, last, _, _ = policy.forward(Tensor(frames), ops.stop_gradient(h), ops.stop_gradient(c))
             v = np.stack([x.numpy() for x in (*values, last)])
-            rewards = np.sign(rewards) if s.clip_rewards else rewards
+            paid = rewards.sum(0).mean()
+            rewards = np.sign(rewards) if s.clip_rewards else rewards * np.float32(self.scale)
             returns = lambda_returns(rewards, 1.0 - ends, v, s.gamma, s.lam).astype(np.float32)
-            loss, entropy = self.loss(logits, values, picks, returns, returns - v[:-1])
+            loss, entropy = self.loss(said, values, drawn, returns, returns - v[:-1])
         tape.backward(loss)
         self.optimiser.lr = s.lr * min(1.0, (step + 1) / max(1, s.warmup))
         norm = self.optimiser.step()
@@ -156,7 +210,7 @@ class Reinforce:
             raise Diverged("actor-critic: the gradient is not finite")
         return {
             "loss": loss.item(),
-            "imagined_return": float(rewards.sum(0).mean()),
+            "imagined_return": float(rewards.sum(0).mean() if s.clip_rewards else paid),
             "ended": float(ends.any(0).mean()),
             "entropy": entropy.item(),
             "grad_norm": norm.norm,
@@ -178,20 +232,34 @@ class Reinforce:
         return frames, fresh[0], fresh[1]
 
     def loss(
-        self, logits: list[Tensor], values: list[Tensor], picks: list[np.ndarray], returns: np.ndarray, gain: np.ndarray
+        self,
+        said: list[Tensor],
+        values: list[Tensor],
+        drawn: list[tuple[np.ndarray, np.ndarray | None]],
+        returns: np.ndarray,
+        gain: np.ndarray,
     ) -> tuple[Tensor, Tensor]:
         """The file head's loss, and the mean entropy."""
-        return reinforce_loss(
-            ops.concat(*logits), ops.concat(*values), np.concatenate(picks), returns.ravel(), gain.ravel(), self.s
-        )
+        picks = np.concatenate([p for p, _ in drawn])
+        numbers = None if drawn[0][1] is None else np.concatenate([n for _, n in drawn])
+        actor, d, v = self.policy.actor, ops.concat(*said), ops.concat(*values)
+        return reinforce_loss(actor, d, v, picks, numbers, returns.ravel(), gain.ravel(), self.s)
 
 
 def reinforce_loss(
-    logits: Tensor, values: Tensor, picks: np.ndarray, returns: np.ndarray, gain: np.ndarray, s: TrainActorCritic
+    actor: ActionHead,
+    d: Tensor,
+    values: Tensor,
+    picks: np.ndarray,
+    numbers: np.ndarray | None,
+    returns: np.ndarray,
+    gain: np.ndarray,
+    s: TrainActorCritic,
 ) -> tuple[Tensor, Tensor]:
-    """logits (R,A), values (R,), actions, returns and advantages (R,) -> loss, mean entropy."""
-    log_prob = ops.categorical_log_prob(logits, Tensor(np.ascontiguousarray(picks, np.int32)))
-    entropy = ops.mean(ops.categorical_entropy(logits))
-    actor = ops.mean(ops.mul(log_prob, Tensor(np.ascontiguousarray(gain, np.float32))))
+    """Numbers of the distribution d (R,A), values (R,), picks (R,choices) and numbers (R,K) that were drawn, returns
+    and advantages (R,) -> loss, mean entropy."""
+    log_prob = actor.log_prob(d, np.ascontiguousarray(picks, np.int32), numbers)
+    entropy = ops.mean(actor.entropy(d))
+    gained = ops.mean(ops.mul(log_prob, Tensor(np.ascontiguousarray(gain, np.float32))))
     critic = ops.mse(values, Tensor(np.ascontiguousarray(returns, np.float32)))
-    return ops.sub(critic * s.value - actor, entropy * s.entropy), entropy
+    return ops.sub(critic * s.value - gained, entropy * s.entropy), entropy

@@ -1,4 +1,5 @@
-"""actor_critic: DIAMOND's policy: small residual blocks with max-pooling on one frame, an LSTM, an actor and a critic.
+"""actor_critic: DIAMOND's policy: small residual blocks with max-pooling on one frame, an LSTM, an actor and a critic;
+here for any action space (theirs is Discrete: then the actor's numbers are its logits).
 
 policy = wm.Policy.load("agent_epoch_01000.pt")
 actions, state = policy(frames, first, state)
@@ -14,10 +15,8 @@ import numpy as np
 from ... import nn, ops
 from ...sampling import streams
 from ...tensor import Tensor
-from ..acting import FramePolicy
+from ..acting import ActionHead, FramePolicy
 from .blocks import SmallResidual, conv3, lstm_start
-
-SALT_ACTION = 231
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -57,7 +56,8 @@ class Cell(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """frames (B,H,W,C) float, state -> action logits (B,A), values (B,), state; both heads 0 at first."""
+    """frames (B,H,W,C) float, state -> numbers of the actions' distribution (B,A), values (B,), state; both heads 0 at
+    first."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class ActorCritic(nn.Module):
 
 
 class RecurrentPolicy(FramePolicy):
-    """The actor-critic as a policy of a Discrete action space: collects, evaluates, plays, is saved like any other."""
+    """The actor-critic as a policy: collects, evaluates, plays, is saved like any other."""
 
     make = "recurrent"
 
@@ -100,11 +100,8 @@ class RecurrentPolicy(FramePolicy):
             "environment": environment,
         }
         super().__init__(settings)
-        slots = self._table.slots
-        if len(slots) != 1 or slots[0].kind != "categorical":
-            raise ValueError(f"RecurrentPolicy: acts in Discrete spaces only, not in {self._table.space}")
-        self._lstm = lstm
-        self.actor_critic = ActorCritic(self._shape, slots[0].n, channels, down, lstm)
+        self._lstm, self.actor = lstm, ActionHead(self._table)
+        self.actor_critic = ActorCritic(self._shape, self.actor.size, channels, down, lstm)
 
     @classmethod
     def for_world(cls, world: Any, **settings: Any) -> RecurrentPolicy:
@@ -119,13 +116,8 @@ class RecurrentPolicy(FramePolicy):
         return self._lstm
 
     def forward(self, frames: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """uint8 frames (B,H,W,C), state h and c (B,lstm) -> logits (B,A), values (B,), state."""
+        """uint8 frames (B,H,W,C), state h and c (B,lstm) -> numbers of the distribution (B,A), values (B,), state."""
         return self.actor_critic(ops.frames_float(frames), h, c)
-
-    def codes(self, picks: np.ndarray) -> Any:
-        """Picks (B,) int32 as codes of the table."""
-        index = np.ascontiguousarray(picks.reshape(-1, 1), np.int32)
-        return self._table.compose(np.zeros(index.shape), index)
 
     def __call__(
         self, frames: np.ndarray, first: np.ndarray, state: Any = None, greedy: bool = False, seed: int = 0
@@ -142,10 +134,9 @@ class RecurrentPolicy(FramePolicy):
             state = {"h": none, "c": none, "stream": start}
         keep = (~np.asarray(first, bool)).astype(np.float32)[:, None]
         h, c = (Tensor(state[k] * keep) for k in ("h", "c"))
-        logits, _, h, c = self.forward(Tensor(np.ascontiguousarray(frames)), h, c)
+        d, _, h, c = self.forward(Tensor(np.ascontiguousarray(frames)), h, c)
         stream = state["stream"].copy()
-        pick = ops.argmax(logits) if greedy else ops.categorical(logits, Tensor(stream), salt=SALT_ACTION)
-        codes = self.codes(pick.numpy())
+        codes = self.actor.codes(*self.actor.drawn(d, stream, greedy))
         stream[:, 3] += 1
         actions = [self._table.decode(codes[i]) for i in range(N)]
         return actions, {"h": np.array(h.numpy()), "c": np.array(c.numpy()), "stream": stream}
