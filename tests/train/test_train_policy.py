@@ -362,6 +362,7 @@ def test_the_critic_learns_first(tmp_path):
     wm.seed(1)
     policy = wm.Policy.for_world(world, width=4, features=32)
     fields = SETTINGS | {"lived": 0.75, "critic_first": 300, "gamma": 0.5, "lanes": 8, "horizon": 1}
+    fields |= {"reward_scale": 1.0}
     learner = PolicyLearner(world, policy, TrainPolicy(**fields))
     learner.round = lambda imagination, lived: {"imagined_return": 0.0, "ended": 0.0, "entropy": 0.0}
     before = policy.actor.out.weight.numpy().copy()
