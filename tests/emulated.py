@@ -54,9 +54,10 @@ def _newest(*patterns: Path) -> float:
 
 
 def _texts(source: Path) -> list[str]:
-    """A source and the headers of its folder that it includes."""
+    """A source and the headers of its folder that it includes, and those that they include."""
     text = source.read_text()
-    return [text, *(h.read_text() for h in SOURCES.glob("*.cuh") if f'"{h.name}"' in text)]
+    headers = [h for h in SOURCES.glob("*.cuh") if f'"{h.name}"' in text and h != source]
+    return [text, *(t for h in headers for t in _texts(h))]
 
 
 @cache

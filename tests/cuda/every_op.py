@@ -53,10 +53,29 @@ def tensor_cores() -> None:
         _core.set_matmul(way)
         got = _core.ops["linear"](Tensor(x), Tensor(w)).numpy()
         assert np.abs(got - want).max() < most * np.abs(want).max(), way
+        convolved(way, 3 * most)
+    _core.set_matmul("bf16")
     fast = attended(q)
     _core.set_matmul("exact")
     for a, b in zip(fast, attended(q), strict=True):
         assert np.abs(a - b).max() < 2e-2 * np.abs(b).max()
+
+
+def convolved(way: str, most: float) -> None:
+    """Convolutions by tensor cores, taps of fours and not, and their gradients."""
+    rng = np.random.default_rng(1)
+    for C in (4, 3):
+        arrays = [rng.standard_normal(s, np.float32) for s in ((1, 5, 4, C), (4, 3, 3, C))]
+        made = []
+        for how in (way, "exact"):
+            _core.set_matmul(how)
+            tensors = [Tensor(a, needs_grad=True) for a in arrays]
+            with Tape() as tape:
+                out = _core.ops["conv2d"](*tensors)
+            tape.backward(out, Tensor(np.ones(out.shape, np.float32)))
+            made.append([out.numpy(), *(t.grad for t in tensors)])
+        for a, b in zip(*made, strict=True):
+            assert np.abs(a - b).max() < most * np.abs(b).max(), way
 
 
 def attended(x) -> list:

@@ -223,6 +223,47 @@ def test_attention_lengths_and_groups_on_tensor_cores(way):
     assert (fast[1] == 0).all() and np.abs(fast - right).max() < 1e-2 * np.abs(right).max()
 
 
+CONVS = [  # x, weight, attributes: taps of fours and not, strides, enlarged images, pads, no padding, long sums
+    ((2, 5, 7, 3), (5, 3, 3, 3), {}),
+    ((1, 9, 8, 8), (68, 3, 3, 8), {"act": "silu"}),
+    ((2, 9, 7, 4), (4, 3, 3, 4), {"stride": 2}),
+    ((1, 4, 5, 8), (6, 3, 3, 8), {"upsample": 2}),
+    ((1, 7, 6, 36), (33, 1, 1, 36), {}),
+    ((1, 11, 6, 16), (8, 5, 3, 16), {"padding": 0}),
+    ((2, 40, 40, 4), (4, 1, 1, 4), {}),
+]
+
+
+@pytest.mark.parametrize("way", ["split", "bf16"], indirect=True)
+@pytest.mark.parametrize("shape,weight,options", CONVS)
+def test_convolutions_on_tensor_cores(way, shape, weight, options):
+    """Forward and all gradients, beside the same in float32."""
+    arrays = [numbers(*shape), numbers(*weight) / np.sqrt(np.prod(weight[1:]), dtype=np.float32), numbers(weight[0])]
+
+    def run():
+        tensors = [Tensor(a, needs_grad=True) for a in arrays]
+        with Tape() as tape:
+            out = _core.ops["conv2d"](*tensors, **options)
+        tape.backward(out, tensor(numbers(*out.shape, seed=9)))
+        return [out.numpy(), *(t.grad for t in tensors)]
+
+    lib = emulated.emulator()
+    before = lib.emulator_count(4) if emulated.is_emulator(lib) else -1
+    fast = run()
+    assert before < 0 or lib.emulator_count(4) > before, "no tensor core was used"
+    _core.set_matmul("exact")
+    for name, a, b in zip(("out", "dx", "dw", "db"), fast, run(), strict=True):
+        error = np.abs(a - b).max() / np.abs(b).max()
+        assert error < WAYS[way] * (3 if name != "out" else 1), f"{name} {error:.2g}"
+
+
+@pytest.mark.parametrize("way", ["split", "bf16"], indirect=True)
+def test_convolutions_have_the_same_bits_at_any_batch_size(way):
+    x, w = numbers(3, 6, 7, 8), Tensor(numbers(5, 3, 3, 8))
+    whole = _core.ops["conv2d"](Tensor(x), w).numpy()
+    assert np.array_equal(_core.ops["conv2d"](Tensor(x[1:2]), w).numpy()[0], whole[1])
+
+
 def test_unknown_ways_are_refused():
     emulated.use()
     with pytest.raises(RuntimeError, match="wanted 'exact', 'bf16', 'split', 'cublas' or 'cublas_bf16', got 'tf32'"):

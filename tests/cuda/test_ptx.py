@@ -112,6 +112,30 @@ def test_attention_on_tensor_cores(ptx, D, mask):
         assert np.abs(a - b).max() < 2e-2 * np.abs(b).max()
 
 
+@pytest.mark.parametrize("way,most", [("split", 3e-6), ("bf16", 2e-2)])
+@pytest.mark.parametrize("C,made", [(3, 5), (8, 4)])
+def test_convolutions_on_tensor_cores(ptx, way, most, C, made):
+    """And their gradients."""
+
+    def call():
+        tensors = [Tensor(numbers(1, 6, 7, C), needs_grad=True), Tensor(numbers(made, 3, 3, C), needs_grad=True)]
+        with _core.Tape() as tape:
+            out = _core.ops["conv2d"](*tensors)
+        tape.backward(out, Tensor(numbers(*out.shape, seed=9)))
+        return [out.numpy(), *(t.grad for t in tensors)]
+
+    _core.set_matmul(way)
+    try:
+        fast = call()
+    finally:
+        _core.set_matmul("exact")
+    machine.set_device("cpu")
+    right = call()
+    machine.set_device("cuda")
+    for a, b in zip(fast, right, strict=True):
+        assert np.abs(a - b).max() < most * np.abs(b).max()
+
+
 def test_an_optimiser_step(ptx):
     def steps(device):
         machine.set_device(device)

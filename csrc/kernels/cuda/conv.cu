@@ -1,8 +1,8 @@
 /* conv: convolutions of images, channels last, as one product whose rows are gathered as they are read (no im2col in memory).
 
    out (pixels, O) = in (pixels, taps C) w (O, taps C) transposed: 64 pixels x 64 channels a block, 16 of taps C at a time, as in gemm.cu.
-   A number is one sum over ascending taps, whatever the batch.  Winograd's entries lead here too: there are tensor cores enough. */
-#include "gemm.cuh"
+   A number is one sum over ascending taps, whatever the batch.  Winograd's entries lead here too.  On tensor cores: conv_mma.cu. */
+#include "conv.cuh"
 
 namespace wm_cuda {
 namespace conv {
@@ -46,15 +46,6 @@ __device__ inline float under(const float *x, const wm_conv &s, int64_t p, int64
     if (y < 0 || y >= s.H * s.up || z < 0 || z >= s.W * s.up) return 0.0f;
     return x[((b * s.H + y / s.up) * s.W + z / s.up) * s.C + c];
 }
-__device__ inline void conv_finish(float *out, const wm_conv_end &e, const wm_conv &s, int64_t p, int64_t o, float v) {
-    const int64_t at = p / (s.OW * s.OH) * s.image + p / s.OW % s.OH * s.row + p % s.OW * s.pixel + o;
-    if (e.bias) v += e.bias[o];
-    if (e.before) e.before[at] = v;
-    if (e.act == WM_ACT_SILU) v *= vec_sigmoid(v);
-    if (e.act == WM_ACT_RELU) v = v > 0.0f ? v : 0.0f;
-    if (e.residual) v += e.residual[at];
-    out[at] = e.add ? out[at] + v : v;
-}
 __global__ void __launch_bounds__(256) conv_kernel(float *out, const float *x, const float *w, wm_conv_end end, wm_conv s) {
     WM_SHARED(float, as, [DEEP][TILE + 4]);
     WM_SHARED(float, bs, [DEEP][TILE + 4]);
@@ -89,6 +80,7 @@ __global__ void __launch_bounds__(256) conv_kernel(float *out, const float *x, c
 static void conv_direct(float *out, const float *x, const float *packed, const wm_conv_end *end, float *scratch, int64_t workers,
                         const wm_conv *s) {
     (void)scratch, (void)workers;
+    if (convolve_mma(out, x, packed, *end, *s)) return;
     const dim3 grid((unsigned)((s->B * s->OH * s->OW + TILE - 1) / TILE), (unsigned)((s->O + TILE - 1) / TILE), 1);
     WM_LAUNCH(conv_kernel, grid, 256, 0, out, x, packed, *end, *s);
 }
@@ -140,7 +132,7 @@ static void conv_weight(float *dweight, const float *dout, const float *x, float
     float *part = (float *)workspace((size_t)(splits * s->O * K) * sizeof *part);
     if (!part) return;
     const dim3 grid((unsigned)((s->O + TILE - 1) / TILE), (unsigned)((K + TILE - 1) / TILE), (unsigned)splits);
-    WM_LAUNCH(weight_kernel, grid, 256, 0, part, dout, x, *s);
+    if (!conv_weight_mma(part, dout, x, SPLIT, splits, *s)) WM_LAUNCH(weight_kernel, grid, 256, 0, part, dout, x, *s);
     EACH(weight_sum_kernel, s->O * K, dweight, (const float *)part, splits, s->O * K);
 }
 static void winograd_weight(float *dweight, const float *dout, const float *x, float *scratch, const wm_conv *s) {

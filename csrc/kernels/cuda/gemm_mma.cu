@@ -1,18 +1,18 @@
 /* gemm_mma: the product of gemm.cuh on tensor cores.
 
-   A block of 4 warps computes 64 x 64 numbers of c, 32 of K at a time, each warp 32 x 32:
+   A block of 4 warps computes 64 x 64 numbers of c, 32 of K at a time, each warp 32 x 32 (tiles.cuh):
        floats of step i + 1 to shared memory by copies that do not wait;  wait for step i;  barrier
        floats become bf16 terms, K side by side;  barrier
        for each 16 of K:  ldmatrix of a and b, mma of each pair of terms
-   TERMS 1: inputs rounded to bf16.  TERMS 3: a float is the sum of three bf16 numbers, and the six products of terms that are not
-   below float32's own rounding give its accuracy.  A number is one sum in one order, whatever M and N. */
+   A number is one sum in one order, whatever M and N. */
 #include "gemm.cuh"
-#include "mma.cuh"
+#include "tiles.cuh"
 
 namespace wm_cuda {
 namespace gemm_mma {
 
-enum { TILE = 64, DEEP = 32, ROW = DEEP + 8, THREADS = 128, SPLIT = 2048 };      /* ROW: 80 bytes, so that ldmatrix meets all banks */
+using namespace tiles;
+enum { SPLIT = 2048 };
 
 /* One side of the product: rows (of m or n) at row strides, K at k strides. */
 struct side {
@@ -42,24 +42,12 @@ __device__ inline void fetch(float *to, const side &s, int64_t r0, int64_t k0, i
         }
     }
 }
-/* ... as terms of bf16: term t of (row, k) at to[t TILE ROW + row ROW + k] */
-template <int TERMS> __device__ inline void convert(wm_bf16 *to, const float *from, int form) {
-    for (int i = threadIdx.x; i < TILE * DEEP; i += THREADS) {
-        const int r = form == ROWS_DENSE ? i % TILE : i / DEEP, k = form == ROWS_DENSE ? i / TILE : i % DEEP;
-        wm_bf16 t[TERMS];
-        terms_of<TERMS>(t, from[i]);
-#pragma unroll
-        for (int j = 0; j < TERMS; j++) to[(j * TILE + r) * ROW + k] = t[j];
-    }
-}
-
 template <int TERMS>
 __global__ void product_kernel(product p, side a, side b, float *part, int64_t depth) {
     WM_SHARED_DYN(float, room);           /* floats: 2 steps of a and b; then terms of a, terms of b */
     wm_bf16 *at = (wm_bf16 *)(room + 4 * TILE * DEEP), *bt = at + TERMS * TILE * ROW;
     const int64_t m0 = (int64_t)blockIdx.x * TILE, n0 = (int64_t)blockIdx.y * TILE, first = (int64_t)blockIdx.z * depth;
     const int64_t end = first + depth < p.K ? first + depth : p.K;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp / 2 * 32, wn = warp % 2 * 32;
     float sum[2][4][4] = {};
     fetch(room, a, m0, first, end), fetch(room + TILE * DEEP, b, n0, first, end);
     copies_end();
@@ -74,29 +62,9 @@ __global__ void product_kernel(product p, side a, side b, float *part, int64_t d
         copies_wait<1>();
 #endif
         __syncthreads();
-        convert<TERMS>(at, now, a.form), convert<TERMS>(bt, now + TILE * DEEP, b.form);
+        convert<TERMS>(at, now, a.form == ROWS_DENSE), convert<TERMS>(bt, now + TILE * DEEP, b.form == ROWS_DENSE);
         __syncthreads();
-        uint32_t fb[TERMS][4][4];          /* of 8 columns, all 32 of K */
-#pragma unroll
-        for (int t = 0; t < TERMS; t++)
-#pragma unroll
-            for (int n = 0; n < 4; n++)
-                load_matrices<false>(fb[t][n], bt + (t * TILE + wn + n * 8 + (lane & 7)) * ROW + (lane >> 3) * 8);
-#pragma unroll
-        for (int k = 0; k < 2; k++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint32_t fa[TERMS][4];
-#pragma unroll
-                for (int t = 0; t < TERMS; t++)
-                    load_matrices<false>(fa[t], at + (t * TILE + wm + i * 16 + (lane & 15)) * ROW + k * 16 + (lane >> 4) * 8);
-#pragma unroll
-                for (int below = TERMS - 1; below >= 0; below--)       /* the smallest products first */
-#pragma unroll
-                    for (int t = 0; t <= below; t++)
-#pragma unroll
-                        for (int n = 0; n < 4; n++) mma(sum[i][n], fa[t], fb[below - t][n][2 * k], fb[below - t][n][2 * k + 1]);
-            }
+        multiply_add<TERMS>(sum, at, bt);
     }
     copies_wait<0>();
 #pragma unroll
@@ -105,7 +73,7 @@ __global__ void product_kernel(product p, side a, side b, float *part, int64_t d
         for (int n = 0; n < 4; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const int64_t m = m0 + wm + i * 16 + lane / 4 + (e / 2) * 8, c = n0 + wn + n * 8 + lane % 4 * 2 + e % 2;
+                const int64_t m = m0 + row_of(i, e), c = n0 + column_of(n, e);
                 if (m >= p.M || c >= p.N) continue;
                 if (part) part[((int64_t)blockIdx.z * p.M + m) * p.N + c] = sum[i][n][e];
                 else finish(p.end, m, c, sum[i][n][e]);
@@ -122,13 +90,12 @@ static int form_of(const side &s, int64_t K) {
 template <int TERMS> static void run(const product &p) {
     side a = {p.a, p.a_row, p.a_column, p.M, 0, 0}, b = {p.b, p.b_column, p.b_row, p.N, p.b_bf16, 0};
     a.form = form_of(a, p.K), b.form = form_of(b, p.K);
-    const size_t bytes = 4 * TILE * DEEP * sizeof(float) + (size_t)2 * TERMS * TILE * ROW * sizeof(wm_bf16);
     const int64_t splits = p.split ? (p.K + SPLIT - 1) / SPLIT : 1;
     float *part = splits > 1 ? (float *)workspace((size_t)(splits * p.M * p.N) * sizeof *part) : NULL;
     if (splits > 1 && !part) return;
-    cudaFuncSetAttribute((const void *)product_kernel<TERMS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    cudaFuncSetAttribute((const void *)product_kernel<TERMS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes<TERMS>());
     const dim3 grid((unsigned)((p.M + TILE - 1) / TILE), (unsigned)((p.N + TILE - 1) / TILE), (unsigned)splits);
-    WM_LAUNCH(product_kernel<TERMS>, grid, THREADS, bytes, p, a, b, part, splits > 1 ? (int64_t)SPLIT : p.K);
+    WM_LAUNCH(product_kernel<TERMS>, grid, THREADS, bytes<TERMS>(), p, a, b, part, splits > 1 ? (int64_t)SPLIT : p.K);
     if (part) add_parts(p, part, splits);
 }
 
