@@ -178,8 +178,10 @@ def test_long_sums(ptx, way):
     against_the_processor("sum", numbers(9000), axes=0)
 
 
-def test_whole_numbers_and_enlarged_images(ptx):
+def test_rounded_numbers_and_enlarged_images(ptx):
     against_the_processor("linear", numbers(7, 30), numbers(9, 30), int8=True)
+    few_bits = np.rint(numbers(7, 30) * 16) / 16  # bfloat16 holds them: the processor may round x, the device does not
+    against_the_processor("linear", few_bits.astype(np.float32), numbers(9, 30), bf16=True)
     against_the_processor("conv2d", numbers(2, 4, 5, 3), numbers(4, 3, 3, 3), grads=(0, 1), upsample=2)
 
 
