@@ -42,7 +42,7 @@ def on_cpu(name, call, wants):
         machine.set_device("cuda")
 
 
-def close(got, want, what):
+def close(got, want, what, most=3e-5):
     assert got.shape == want.shape and got.dtype == want.dtype, what
     if want.dtype.kind != "f":
         assert (got != want).mean() < 0.01, what
@@ -50,7 +50,12 @@ def close(got, want, what):
     finite = np.isfinite(want)
     assert np.array_equal(finite, np.isfinite(got)), what
     scale = np.abs(want[finite]).max(initial=1e-2)
-    assert np.abs(got - want)[finite].max(initial=0) <= 3e-5 * scale, what
+    assert np.abs(got - want)[finite].max(initial=0) <= most * scale, what
+
+
+def within(call) -> float:
+    """A processor that multiplies bf16 rounds x as well as the weights; CUDA's default way does not."""
+    return 1e-2 if call["kwargs"].get("bf16") else 3e-5
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))
@@ -66,7 +71,7 @@ def test_ops(ptx, name):
         outs, grads = on_cpu(name, call, wants)
         got, g = run(name, call, wants)[:2]
         for i, (a, b) in enumerate(zip(got, outs, strict=True)):
-            close(a, b, f"output {i} of {json.dumps(call)}")
+            close(a, b, f"output {i} of {json.dumps(call)}", within(call))
         for i in grads:
             close(g[i], grads[i], f"gradient {i} of {json.dumps(call)}")
     assert worked
