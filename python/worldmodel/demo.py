@@ -68,6 +68,10 @@ class Recipe:
     policy_more: int = 40
     calm: float = 0.03
     """Weight of the entropy bonus in the last round; it falls there in a line over the rounds."""
+    choose: bool = False
+    """Keep the policy of the round that earned most while collecting, not the last one (which plays a round more, to be
+    compared): where imagination is not good enough for ever more learning in it.
+    """
     episodes: int = 50
     """Real episodes of the final evaluation; random ones beside it:"""
     random_episodes: int = 30
@@ -93,7 +97,7 @@ RECIPES = {
         {"frame_skip": 4, "crop": (80, 0, 120, 320)},  # what is thrown sinks as it comes nearer
         first=60_000,  # a real step costs half a millisecond, an imagined one ten times as much
         more=15_000,
-        rounds=6,
+        rounds=3,
         hold=16,
         options={"motion": 8.0},
         world=TrainWorld(lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=8),
@@ -112,8 +116,9 @@ RECIPES = {
             reward_scale=0.01,
         ),
         policy_first=50,
-        policy_more=40,
-        calm=0.1,
+        policy_more=15,
+        calm=0.5,
+        choose=True,
         episodes=100,
     ),
     "cartpole": Recipe(
@@ -240,6 +245,11 @@ class _Demo:
             self.train_world(i, learner, replay)
             if students:
                 self.train_policy(i, learner, students, replay)
+        if policy and r.choose:
+            replay = self.gather(
+                f"collect {r.rounds + 1}", self.share(r.more, 50), self.explorer(policy, actions, r.rounds + 1)
+            )
+            policy = self.best_policy(policy)
         with learner.averaged():
             world.save(self.folder / "world.safetensors")
             if policy:
@@ -352,11 +362,23 @@ class _Demo:
         if students.stopped:
             raise KeyboardInterrupt
         students.policy.save(path)
+        if self.r.choose:
+            students.policy.save(self.folder / f"policy-{i}.safetensors")
         self.say(
             f"imagined return {numbers['imagined_return']:.1f}, entropy {numbers['entropy']:.2f} "
             f"after {students.rounds} rounds of imagination"
         )
         self.stages.finish(name, began, **numbers)
+
+    def best_policy(self, last: Policy) -> Policy:
+        """The policy whose collected episodes earned most; the last one where none was finished."""
+        earned = [self.stages.done[f"collect {i + 1}"]["collected"] for i in range(self.r.rounds + 1)]
+        known = {i: mean for i, mean in enumerate(earned) if mean is not None}
+        if not known:
+            return last
+        i = max(known, key=lambda k: known[k])
+        self.say(f"the policy of round {i} earned most while collecting: {known[i]:.1f}")
+        return Policy.load(self.folder / f"policy-{i}.safetensors")
 
     # ---- proof ----
 

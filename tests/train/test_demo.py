@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,18 @@ def test_killed_anywhere_it_ends_the_same(undisturbed, tmp_path, monkeypatch, wh
         logs = [(f / part / "log.jsonl").read_text().splitlines() for f in (undisturbed[0], tmp_path)]
         steps = [[json.loads(line)["step"] for line in log] for log in logs]
         assert steps[0] == steps[1], "the log has every line once"
+
+
+def test_it_keeps_the_policy_that_earned_most(small, tmp_path, monkeypatch):
+    """Whichever of two policies played better afterwards; the last one plays a round more, to be known."""
+    monkeypatch.setitem(demo.RECIPES, "small", replace(SMALL, choose=True))
+    about = run(tmp_path)
+    assert about["real_steps"] == 320, "200 at random, 60 of each policy"
+    earned = [about["stages"][f"collect {i}"]["collected"] for i in (1, 2)]
+    best, other = np.argmax(earned), np.argmin(earned)
+    kept, first, second = (wm.Policy.load(tmp_path / f"policy{k}.safetensors") for k in ("", f"-{best}", f"-{other}"))
+    same = [np.array_equal(v, first.state_dict()[k]) for k, v in kept.state_dict().items()]
+    assert all(same) and not all(np.array_equal(v, second.state_dict()[k]) for k, v in kept.state_dict().items())
 
 
 def test_an_interrupted_collection_counts(tmp_path, monkeypatch):
