@@ -97,7 +97,7 @@ RECIPES = {
         {"frame_skip": 4, "crop": (80, 0, 120, 320)},  # what is thrown sinks as it comes nearer
         first=60_000,  # a real step costs half a millisecond, an imagined one ten times as much
         more=15_000,
-        rounds=3,
+        rounds=8,
         hold=16,
         options={"motion": 8.0},
         world=TrainWorld(lr=2e-3, held_out=0, evaluate_every=0, rollouts=64, horizon=8),
