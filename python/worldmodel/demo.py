@@ -1,9 +1,9 @@
 """demo: the main job end to end: collect real frames, learn the world, learn a policy inside it, prove it
 outside.
 
-    worldmodel demo                      # Doom Basic: about 15 minutes on 2 cores
+    worldmodel demo                      # Doom Basic: about 8 minutes on one core
     worldmodel demo --env takecover      # Doom Take Cover, the classic of learning inside a dream (Ha &
-    Schmidhuber 2018)
+    Schmidhuber 2018): about half an hour
     worldmodel demo --env cartpole       # where ViZDoom has no wheel
     worldmodel demo --env breakout       # world and playable roll-outs only
 
