@@ -239,16 +239,12 @@ class _Demo:
             students.restore()
         for i in range(r.rounds + 1):
             if i:
-                replay = self.gather(
-                    f"collect {i}", self.share(r.more, 50), self.explorer(policy, actions, i)
-                )
+                replay = self.play_on(i, policy, actions)
             self.train_world(i, learner, replay)
             if students:
                 self.train_policy(i, learner, students, replay)
         if policy and r.choose:
-            replay = self.gather(
-                f"collect {r.rounds + 1}", self.share(r.more, 50), self.explorer(policy, actions, r.rounds + 1)
-            )
+            replay = self.play_on(r.rounds + 1, policy, actions)
             policy = self.best_policy(policy)
         with learner.averaged():
             world.save(self.folder / "world.safetensors")
@@ -300,6 +296,10 @@ class _Demo:
         self.say(f"{len(returns)} episodes, mean return {'?' if mean is None else f'{mean:.1f}'}")
         self.stages.finish(name, began, steps=steps, collected=mean, episodes=len(returns))
         return replay
+
+    def play_on(self, turn: int, policy: Policy | None, actions: Any) -> Replay:
+        """The real steps of a later round, by the policy so far."""
+        return self.gather(f"collect {turn}", self.share(self.r.more, 50), self.explorer(policy, actions, turn))
 
     def _kept_steps(self, path: Path) -> int:
         """Steps of an interrupted collection: they count."""

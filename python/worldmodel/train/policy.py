@@ -367,13 +367,14 @@ class PolicyLearner:
         self.range = spread if self.rounds == 0 else 0.9 * self.range + 0.1 * spread
         slow = self.slow_values(played) if s.slow else None
         advantages = returns - played.values[:-1]
+        old = self.log_probs(played)
         alive = np.cumprod(np.concatenate([np.ones((1, rewards.shape[1]), np.float32), played.continues[:-1]]), 0)
         if self.siblings > 1:
-            chance = self.chances(played) if imagination.every_action(self.policy) else None
+            chance = np.exp(old[0]) if imagination.every_action(self.policy) else None
             advantages[0] = among_siblings(returns[0], self.siblings, chance)
             alive[0] = 1 if chance is None else self.siblings * chance
         scaled = normalised(advantages, alive) if s.normalise == "advantage" else advantages / self.range
-        numbers = self.update(played, returns, scaled, alive.astype(np.float32), slow, lived)
+        numbers = self.update(played, old, returns, scaled, alive.astype(np.float32), slow, lived)
         alive[1:] *= alive[0]  # as likely as the first action made it
         self.rounds += 1
         return {
@@ -383,10 +384,14 @@ class PolicyLearner:
             **numbers,
         }
 
-    def chances(self, played: Imagined) -> np.ndarray:
-        """Probabilities of the first actions, (N,)."""
-        first = {"frames": played.frames[0], "last": played.last[0], "picks": played.picks[0]}
-        return np.exp(_log_probs(self.policy, first, None, self.s.minibatch))
+    def log_probs(self, played: Imagined) -> np.ndarray:
+        """Of what was played, under the policy as it is, (H,N)."""
+        out = []
+        for t in range(len(played.frames)):
+            step = {"frames": played.frames[t], "last": played.last[t], "picks": played.picks[t]}
+            numbers = None if played.numbers is None else played.numbers[t]
+            out.append(_log_probs(self.policy, step, numbers, self.s.minibatch))
+        return np.stack(out)
 
     def slow_values(self, played: Imagined) -> np.ndarray:
         """The slow critic's values of the states that were played, (H,N)."""
@@ -398,13 +403,14 @@ class PolicyLearner:
     def update(
         self,
         played: Imagined,
+        old: np.ndarray,
         returns: np.ndarray,
         advantages: np.ndarray,
         alive: np.ndarray,
         slow: np.ndarray | None = None,
         lived: Lived | None = None,
     ) -> dict[str, float]:
-        s, policy = self.s, self.policy
+        s = self.s
         flat = {
             k: np.ascontiguousarray(v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]))
             for k, v in (
@@ -418,7 +424,7 @@ class PolicyLearner:
             )
         }
         numbers = None if played.numbers is None else played.numbers.reshape(-1, played.numbers.shape[-1])
-        old = _log_probs(policy, flat, numbers, s.minibatch)
+        old = old.reshape(-1)
         totals: dict[str, list[float]] = {"entropy": [], "critic": [], "moved": []} | ({"lived": []} if lived else {})
         for _ in range(s.epochs):
             order = imagination_order(self.rounds, len(old), s.seed, len(totals["entropy"]))
