@@ -4,6 +4,7 @@ import numpy as np
 from worldmodel import machine
 from worldmodel.models.dit import DiT
 from worldmodel.models.dynamics import Window
+from worldmodel.models.tokenizer import Autoencoder
 from worldmodel.sampling import streams
 from worldmodel.tensor import Tensor
 
@@ -37,6 +38,17 @@ def make(seed=0, awake=True, **options):
         if awake and not t.numpy().any():
             t[...] = rng.standard_normal(t.shape) * (0.3 if "modulation" in name else 0.1)
     return model
+
+
+def tokenizer(seed=5, shape=SHAPE):
+    """An autoencoder whose every weight counts."""
+    machine.seed(seed)
+    made = Autoencoder(shape, down=4, channels=2, width=4)
+    rng = np.random.default_rng(seed)
+    for _, t in made.named_parameters():
+        if not t.numpy().any():
+            t[...] = rng.standard_normal(t.shape) * 0.1
+    return made
 
 
 def frames_of(rng, *lead, shape=SHAPE):

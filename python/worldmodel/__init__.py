@@ -22,6 +22,7 @@ _HOME = {
     "no_grad": "tensor",
     "from_dlpack": "tensor",
     "World": "world",
+    "train_tokenizer": "train",
     "train_world": "train",
     "train_policy": "train",
     "evaluate": "train",

@@ -1,4 +1,4 @@
-"""cli: `worldmodel collect | train | learn | eval | play | export | convert | bench | info | demo`, each a dataclass
+"""cli: `worldmodel collect | tokenizer | train | learn | eval | play | export | convert | bench | info | demo`, each a dataclass
 whose fields are its flags.
 
 Wrong use ends with one sentence and exit code 2, Ctrl-C with 130; nothing done is lost.
@@ -16,6 +16,7 @@ import tyro
 
 from .demo import Demo
 from .train.policy import TrainPolicy
+from .train.tokenizer import TrainTokenizer
 from .train.world import TrainWorld
 
 
@@ -73,6 +74,28 @@ class Collect:
 
 
 @dataclass
+class Tokenizer:
+    """Train a tokenizer on a replay's frames, for a world that computes on its latents: large frames, fewer numbers."""
+
+    replay: str
+    """Folder of the replay."""
+    out: str
+    """File of the tokenizer."""
+    tokenizer: Annotated[TrainTokenizer, tyro.conf.arg(name="")] = field(default_factory=TrainTokenizer)
+
+    def __call__(self) -> None:
+        from .data import Replay
+        from .train.tokenizer import psnr, train_tokenizer
+
+        if self.tokenizer.steps is None and self.tokenizer.minutes is None:
+            self.tokenizer.minutes = 2
+        replay = Replay.open(self.replay)
+        made = train_tokenizer(replay, self.tokenizer)
+        made.save(self.out)
+        print(f"{self.out}: {made}; {psnr(made, replay.sample(0, 64, 1).frames[:, 0]):.2f} dB there and back")
+
+
+@dataclass
 class Train:
     """Train a world on a replay."""
 
@@ -88,12 +111,15 @@ class Train:
     """T, S, M or B (unet), T, S, B or L (dit), T, S or atari (edm)."""
     recipe: Literal["", "diamond"] = ""
     """diamond: its networks and published hyperparameters, but for flags that are given."""
+    tokenizer: str | None = None
+    """File of a tokenizer on whose latents a dit computes; pixels by default."""
     world: Annotated[TrainWorld, tyro.conf.arg(name="")] = field(default_factory=TrainWorld)
     report: str | None = None
     """Folder for a report on the held-out episodes."""
 
     def __call__(self) -> None:
         from .data import Replay
+        from .models.tokenizer import Autoencoder
         from .train import train_world
         from .train.recipes import DIAMOND_WORLD, fill_in
         from .train.report import world_report
@@ -106,7 +132,8 @@ class Train:
             backbone, size = "edm", "atari" if size == "S" else size
             self.world = fill_in(self.world, DIAMOND_WORLD)
         replay = Replay.open(self.replay)
-        world = World.create(replay, size=size, backbone=backbone)
+        tokenizer = Autoencoder.read(self.tokenizer) if self.tokenizer else None
+        world = World.create(replay, size=size, backbone=backbone, tokenizer=tokenizer)
         print(world)
         if self.world.steps is None and self.world.minutes is None:
             self.world.minutes = 5
@@ -364,6 +391,7 @@ class DemoCommand(Demo):
 
 VERBS = {
     "collect": Collect,
+    "tokenizer": Tokenizer,
     "train": Train,
     "learn": Learn,
     "eval": Eval,

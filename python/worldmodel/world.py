@@ -26,6 +26,7 @@ from .tensor import Tensor
 
 if TYPE_CHECKING:
     from .data import Batch, Replay
+    from .models.tokenizer import Tokenizer
     from .sampling import Sampler
 
 FORMAT = 1
@@ -38,6 +39,9 @@ BACKBONES = {
     "oasis": ("worldmodel.models.oasis", "Oasis"),
 }
 """Name -> where its Dynamics class is.  A new backbone is a line here."""
+
+TOKENIZERS = {"autoencoder": ("worldmodel.models.tokenizer", "Autoencoder")}
+"""Kind -> where its Tokenizer class is.  A new tokenizer is a line here."""
 
 
 @dataclass
@@ -53,6 +57,8 @@ class WorldConfig:
     max_episode_steps: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     """The backbone's own settings (see its class)."""
+    tokenizer: dict[str, Any] | None = None
+    """Kind and settings of what the backbone computes on; None: pixels."""
     int8: list[str] = field(default_factory=list)
     """The backbone's weights whose products run in whole numbers (World.quantize) ..."""
     bf16: list[str] = field(default_factory=list)
@@ -68,11 +74,12 @@ class World(nn.Module):
             raise ValueError(f"World: backbone must be one of {sorted(BACKBONES)}, got {config.backbone!r}")
         self._config = config
         self._table = SlotTable.of(space_from_json(config.action_space))
-        module, name = BACKBONES[config.backbone]
-        maker = getattr(import_module(module), name)
-        self.dynamics: Dynamics = maker(
-            config.frame_shape, self._table.feature_size, size=config.size, **config.options
-        )
+        maker, told = _class_of(BACKBONES[config.backbone]), dict(config.options)
+        if config.tokenizer is not None:
+            if not maker.tokenizes:
+                raise ValueError(f"World: the {config.backbone} backbone computes on pixels and takes no tokenizer")
+            self.tokenizer = told["tokenizer"] = make_tokenizer(config.frame_shape, config.tokenizer)
+        self.dynamics: Dynamics = maker(config.frame_shape, self._table.feature_size, size=config.size, **told)
         set_products(self.dynamics, config.int8 or config.bf16, "int8" if config.int8 else "bf16")
         H, W, C = config.frame_shape
         self._start_frames = np.zeros((0, self.dynamics.context, H, W, C), np.uint8)
@@ -86,14 +93,15 @@ class World(nn.Module):
         backbone: str = "dit",
         starts: int = 64,
         seed: int = 0,
+        tokenizer: Tokenizer | None = None,
         **options: Any,
     ) -> World:
         """An untrained world for the frames and actions of a replay.
 
         size: one of the backbone's sizes; starts: how many windows of frames to keep in the file to start
-        episodes from;
-        options: the backbone's settings.  Raises ValueError for a replay without actions, or an unknown size
-        or option.
+        episodes from; tokenizer: a trained one (`wm.train_tokenizer`) whose latents a DiT computes on, held still from
+        then on and kept in the world's file, pixels by default; options: the backbone's settings.  Raises ValueError
+        for a replay without actions, an unknown size or option, or a tokenizer that does not fit.
         """
         if replay.table is None:
             raise ValueError("World.create: the replay has no actions")
@@ -107,8 +115,11 @@ class World(nn.Module):
             fps=replay.fps or 30.0,
             max_episode_steps=step_limit(replay),
             options=options,
+            tokenizer=None if tokenizer is None else _described(tokenizer, replay),
         )
         world = cls(config)
+        if tokenizer is not None:
+            world.tokenizer.load_state_dict(tokenizer.views())
         world.take_starts(replay, starts, seed)
         return world
 
@@ -284,6 +295,32 @@ class World(nn.Module):
         if len(frames) != len(actions):
             raise ValueError(f"{path}: {len(frames)} start frames and {len(actions)} start actions")
         self._start_frames, self._start_actions = np.array(frames), np.array(actions)
+
+
+def make_tokenizer(frame_shape: Sequence[int], described: dict[str, Any]) -> Tokenizer:
+    """What a world's file says of its tokenizer, made anew.  Raises ValueError for an unknown kind or setting."""
+    settings = dict(described)
+    kind = settings.pop("kind", None)
+    if kind not in TOKENIZERS:
+        raise ValueError(f"World: tokenizer must be one of {sorted(TOKENIZERS)}, got {kind!r}")
+    try:
+        return _class_of(TOKENIZERS[kind])(tuple(frame_shape), **settings)
+    except TypeError as error:
+        raise ValueError(f"World: tokenizer {kind}: {error.args[0]}") from None
+
+
+def _class_of(place: tuple[str, str]) -> Any:
+    return getattr(import_module(place[0]), place[1])
+
+
+def _described(tokenizer: Tokenizer, replay: Replay) -> dict[str, Any]:
+    """Kind and settings, JSON-able."""
+    if tokenizer.frame_shape != tuple(replay.frame_shape):
+        raise ValueError(
+            f"World.create: the tokenizer is for frames {tokenizer.frame_shape}, {replay.path} has "
+            f"{tuple(replay.frame_shape)}"
+        )
+    return {"kind": tokenizer.kind, **tokenizer.settings}
 
 
 def check_fits(config: Any, replay: Replay) -> None:

@@ -9,6 +9,7 @@ from worldmodel.models import dit_sampler
 from worldmodel.sampling import streams
 from worldmodel.tensor import Tensor, no_grad
 
+LATENT = {"tokenizer": tiny_dit.tokenizer(), "stem": 0, "patch": 1}
 PARTS = ("frames", "rewards", "terminated", "termination", "features")
 
 
@@ -32,19 +33,15 @@ def uncached(model, frames, actions, later, seed, steps, level):
     frames, features."""
     context, (size, finest) = model.context, (1 / steps, 1 / model.objective.finest)
     stream = Tensor(streams([seed]), copy=True)
-    past, _ = ops.noise_frames(
-        Tensor(frames[None]),
-        stream,
-        Tensor(np.full((1, context), level, np.float32)),
-        salt=dit_sampler.SALT_CONTEXT,
-    )
+    given = Tensor(np.full((1, context), level, np.float32))
+    past, _ = model.tokenizer.noised(Tensor(frames[None]), stream, given, dit_sampler.SALT_CONTEXT)
     acted = actions[None]
     for a in later:
         ops.stream_advance(stream)
         T = past.shape[1] + 1
         acted = np.concatenate([acted, a[None, None]], 1)
         z = model.condition.vector(Tensor(acted), Tensor(np.ones((1, T), np.float32)))
-        y = ops.normal(stream, salt=dit_sampler.SALT_START, shape=(1, 1, *model.frame_shape))
+        y = ops.normal(stream, salt=dit_sampler.SALT_START, shape=(1, 1, *model.tokenizer.shape))
 
         def say(x, tau, d, past=past, T=T, z=z):
             taus, sizes = np.full((1, T), level, np.float32), np.full((1, T), finest, np.float32)
@@ -61,16 +58,14 @@ def uncached(model, frames, actions, later, seed, steps, level):
                     y, said, dit_sampler.full((1, 1), k / steps), dit_sampler.full((1, 1), size), clip=1.0
                 )
             )
-        pixels = ops.frames_u8(y)
-        last, _ = ops.noise_frames(
-            pixels, stream, Tensor(np.full((1, 1), level, np.float32)), salt=dit_sampler.SALT_COMMIT
-        )
+        pixels = model.tokenizer.picture(y)
+        last = model.tokenizer.kept(y, pixels, stream, dit_sampler.full((1, 1), level), dit_sampler.SALT_COMMIT)
         _, features = say(last, level, finest)
         past = ops.concat(past, last, axis=1)
         yield pixels.numpy()[0, 0].copy(), features.numpy()[0].copy()
 
 
-@pytest.mark.parametrize("options", [{}, {"sinks": 2}, {"change": False}, {"stem": 0}])
+@pytest.mark.parametrize("options", [{}, {"sinks": 2}, {"change": False}, {"stem": 0}, LATENT])
 def test_a_cached_step_equals_the_whole_window(kernels, options):
     model = tiny_dit.make(**options)
     sampler, rng = start(model, 1, steps=2)
@@ -106,9 +101,9 @@ def test_a_ring_equals_a_shift(kernels, sinks):
         shift.state["position"].numpy()[:] = slots - 1
 
 
-@pytest.mark.parametrize("outcome", ["start", "apart"])
-def test_a_batch_equals_single_environments(kernels, outcome):
-    model = tiny_dit.make(outcome=outcome)
+@pytest.mark.parametrize("options", [{"outcome": "start"}, {"outcome": "apart"}, LATENT])
+def test_a_batch_equals_single_environments(kernels, options):
+    model = tiny_dit.make(**options)
     batch, rng = start(model, 3)
     singles = [model.sampler(1) for _ in range(3)]
     again = np.random.default_rng(0)
@@ -154,9 +149,9 @@ def test_a_reset_leaves_the_others_alone():
         assert all(np.array_equal(getattr(x, p)[1:], getattr(y, p)[1:]) for p in PARTS)
 
 
-@pytest.mark.parametrize("outcome", ["start", "apart"])
-def test_a_snapshot_continues_bit_for_bit(kernels, outcome):
-    model = tiny_dit.make(outcome=outcome)
+@pytest.mark.parametrize("options", [{"outcome": "start"}, {"outcome": "apart"}, LATENT])
+def test_a_snapshot_continues_bit_for_bit(kernels, options):
+    model = tiny_dit.make(**options)
     sampler, rng = start(model, 2)
     for _ in range(3):
         sampler.step(tiny_dit.actions_of(rng, 2))

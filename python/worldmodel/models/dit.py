@@ -8,9 +8,9 @@ attended apart.
     frame = a noisy + b carried + c net     carried: the noisy frame before, as far as it is clean
     (diffusion.mix)
 
-A frame (H,W,C) is cut into patches: N tokens.  With stem channels, convolutions at full resolution stand
-before the cut and after the join, and what they saw skips the transformer.  Activations are (B,T,N,width)
-throughout.
+A frame (H,W,C), or a tokenizer's latents of it, is cut into patches: N tokens.  With stem channels, convolutions
+at full resolution stand before the cut and after the join, and what they saw skips the transformer.  Activations are
+(B,T,N,width) throughout.
 
 Measured on a toy (textures that an action pans by 4 pixels, 32x32, size T, 100 steps of 8x8 frames, copy-last
 12.7 dB): one step ahead 15.2 dB at lr 1e-3, 16.8 at 2e-3, 17.0 at 4e-3; without the stem 14.0; with gates
@@ -35,6 +35,7 @@ from .dit_layers import Block, CachedTime, Condition, Patches, Time, WindowTime,
 from .dynamics import Dynamics, Window
 from .heads import Heads
 from .outcome import Outcome
+from .tokenizer import Pixels, Tokenizer, numbers
 
 ops: Any = _ops
 
@@ -147,26 +148,39 @@ def choose_patch(height: int, width: int, multiple: int = 1, tokens: int = 64) -
 
 class DiT(Dynamics):
     """The backbone.  frame_shape (H,W,C); action_features: numbers of an action's features; size T, S, B or
-    L; options: fields of DiTConfig.  Raises ValueError for an unknown size or option."""
+    L; tokenizer: what the network computes on (models/tokenizer.py), held still, pixels by default; options: fields
+    of DiTConfig (with a tokenizer, which has convolutions of its own, stem is 0 by default).  Raises ValueError for an
+    unknown size or option."""
 
-    def __init__(self, frame_shape: Sequence[int], action_features: int, size: str = "S", **options: Any):
+    tokenizes = True
+
+    def __init__(
+        self,
+        frame_shape: Sequence[int],
+        action_features: int,
+        size: str = "S",
+        tokenizer: Tokenizer | None = None,
+        **options: Any,
+    ):
         H, W, C = (int(n) for n in frame_shape)
         if min(H, W, C) < 1:
             raise ValueError(
                 f"DiT: frame_shape must be three lengths of at least 1, got {tuple(frame_shape)}"
             )
-        config = config_of(size, options)
+        config = config_of(size, {"stem": 0, **options} if tokenizer else options)
         self._config, self._frame_shape, self._action_features = config, (H, W, C), action_features
         self._objective = Objective(**config.objective)
         self.context, self.window = config.context, config.window
         self.lr = 2e-3 if config.width <= 256 else 1e-3
-        patch = config.patch or choose_patch(H, W, 1 << config.levels if config.stem else 1)
+        self._tokenizer = tokenizer or Pixels((H, W, C))
+        h, w, c = self._tokenizer.shape
+        patch = config.patch or choose_patch(h, w, 1 << config.levels if config.stem else 1)
         if config.stem and patch % (1 << config.levels):
             raise ValueError(
                 f"DiT: patch must be a multiple of {1 << config.levels} with a stem, got {patch}"
             )
         self.condition = Condition(config.width, action_features, self._objective.sizes)
-        self.patches = Patches((H, W, C), C * (2 if config.change else 1), config, patch)
+        self.patches = Patches((h, w, c), c * (2 if config.change else 1), config, patch)
         first = config.time_every // 2
         timed = [i for i in range(config.layers) if i % config.time_every == first] or [config.layers - 1]
         self._time_layers = len(timed)
@@ -205,6 +219,11 @@ class DiT(Dynamics):
     @property
     def frame_shape(self) -> tuple[int, int, int]:
         return self._frame_shape
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns frames into what this network computes on, and back."""
+        return self._tokenizer
 
     @property
     def action_features(self) -> int:
@@ -283,7 +302,7 @@ class DiT(Dynamics):
             return None
         B, T = tau.shape
         part = Tensor(diffusion.carried(tau[:, : T - 1]).reshape(B, T - 1, 1, 1, 1)) if T > 1 else None
-        none = Tensor(np.zeros((B, 1, *self._frame_shape), np.float32))
+        none = Tensor(np.zeros((B, 1, *self._tokenizer.shape), np.float32))
         return none if part is None else ops.concat(none, noisy[:, : T - 1] * part, axis=1)
 
     def say(
@@ -310,9 +329,7 @@ class DiT(Dynamics):
             window = self._forgetful(window, stream)
         apart = self._config.outcome == "apart"
         levels = diffusion.draw_levels(self._objective, stream, T)
-        noisy, clean = ops.noise_frames(window.frames, stream, Tensor(levels.tau), salt=diffusion.SALT_NOISE)[
-            :2
-        ]
+        noisy, clean = self._tokenizer.noised(window.frames, stream, Tensor(levels.tau), diffusion.SALT_NOISE)
         z = self.condition.vector(window.actions, self._told_actions(window, stream))
         target = self._targets(noisy, clean, levels, z)
         frames, features = self.say(noisy, levels.tau, levels.size, z, features=not apart)
@@ -426,11 +443,12 @@ class DiT(Dynamics):
         size = np.full((B, T), 1 / self._objective.finest, np.float32)
         size[:, -1] = 1 / steps
         with no_grad():
-            noisy, clean = ops.noise_frames(window.frames, stream, Tensor(tau), salt=diffusion.SALT_NOISE)
+            noisy, _ = self._tokenizer.noised(window.frames, stream, Tensor(tau), diffusion.SALT_NOISE)
             z = self.condition.vector(window.actions, window.known)
             said = self.say(noisy, tau, size, z, features=False)[0]
-        assert said is not None
-        return said.numpy()[:, -1].copy(), clean.numpy()[:, -1].copy()
+            made = self._tokenizer.decode(ops.slice(said, 1, T - 1, T))
+            real = numbers(ops.slice(window.frames, 1, T - 1, T))
+        return made.numpy()[:, 0].copy(), real.numpy()[:, 0].copy()
 
     # ---- acting ----
 

@@ -63,9 +63,10 @@ class DiTSampler(Sampler):
         self.guidance = (action_guidance, history_guidance)
         self.sample_ends = sample_ends
         (H, W, C), N, d = model.frame_shape, model.tokens, config.width
+        latents = model.tokenizer.shape
         self.state |= {
             "position": Tensor(np.full(n, -1, np.int32), copy=True),
-            "last": Tensor(np.zeros((n, 1, H, W, C), np.float32), copy=True),
+            "last": Tensor(np.zeros((n, 1, *latents), np.float32), copy=True),
             "features": Tensor(np.zeros((n, model.feature_size), np.float32), copy=True),
         }
         if config.outcome == "apart":
@@ -95,7 +96,7 @@ class DiTSampler(Sampler):
             ops.stream_advance(state["stream"])
             plain, commit = self._conditions.denoising(), self._conditions.commit()
             unacted = self._unacted.denoising() if self._unacted else None
-            y = ops.normal(state["stream"], salt=SALT_START, shape=(n, 1, *model.frame_shape))
+            y = ops.normal(state["stream"], salt=SALT_START, shape=(n, 1, *model.tokenizer.shape))
             before = (
                 state["last"] * float(diffusion.carried(np.float32(self.context_level)))
                 if model.config.change
@@ -110,10 +111,9 @@ class DiTSampler(Sampler):
                 read = features if wanted else read
                 said = self._guided(said, y, before, plain, unacted, k, time)
                 y = self._step(y, said, k)
-            frames = ops.frames_u8(y)
-            last, _ = ops.noise_frames(
-                frames, state["stream"], full((n, 1), self.context_level), salt=SALT_COMMIT
-            )
+            frames = model.tokenizer.picture(y)
+            committed = full((n, 1), self.context_level)
+            last = model.tokenizer.kept(y, frames, state["stream"], committed, SALT_COMMIT)
             features, read, heads = self._outcome(read, last, before, commit, time)
             rewards, termination = heads.decode(read)
             ends = ops.bernoulli(termination, state["stream"], salt=SALT_END)
@@ -269,7 +269,7 @@ class Prefill:
         caches = [(self.state[f"keys.{i}"], self.state[f"values.{i}"]) for i in range(model.time_layers)]
         tau = np.full((k, T), sampler.context_level, np.float32)
         with Tape(grad=False) as tape:
-            noisy, _ = ops.noise_frames(self.frames, self.stream, Tensor(tau), salt=SALT_CONTEXT)
+            noisy, _ = model.tokenizer.noised(self.frames, self.stream, Tensor(tau), SALT_CONTEXT)
             z = model.condition.vector(self.actions, self.known)
             before = np.where(np.arange(T) > 0, tau, 0).astype(np.float32)
             m = model.modulate(
@@ -339,7 +339,7 @@ def denoise_window(
         Tensor(np.ascontiguousarray(actions, np.float32)), Tensor(np.ascontiguousarray(known, np.float32))
     )
     level = np.repeat((np.arange(T) < given)[None], B, 0).astype(np.float32)
-    y, _ = ops.noise_frames(Tensor(np.ascontiguousarray(frames)), stream, Tensor(level), salt=SALT_START)
+    y, _ = model.tokenizer.noised(Tensor(np.ascontiguousarray(frames)), stream, Tensor(level), SALT_START)
     for now, after in zip(matrix, matrix[1:], strict=False):
         level[:, given:] = 1 - now / steps
         step = np.zeros_like(level)
@@ -353,6 +353,6 @@ def denoise_window(
             seen, np.where(done, context_level, level).astype(np.float32), size, z, features=False
         )[0]
         y = ops.shortcut_step(y, said, Tensor(level.copy()), Tensor(step), clip=1.0)
-    out = ops.frames_u8(y).numpy().copy()
+    out = model.tokenizer.picture(y).numpy().copy()
     out[:, :given] = frames[:, :given]
     return out

@@ -114,6 +114,8 @@ class Dynamics(nn.Module):
     """Peak learning rate that suits it."""
     clips: dict[str, float] = {}
     """Largest gradient norm of a part, where it is not the training's own."""
+    tokenizes: bool = False
+    """Whether it takes `tokenizer=`: something else than pixels to compute on (models/tokenizer.py)."""
     draws_rewards: bool = False
     """Whether its sampler takes `drawn=True`: rewards drawn from their distribution, not their expectation."""
 

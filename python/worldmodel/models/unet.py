@@ -21,6 +21,7 @@ from .. import nn, ops
 from ..sampling import Sampler, Step
 from ..tensor import Plan, Tape, Tensor
 from .dynamics import Dynamics, Window
+from .motion import moving
 from .outcome import Outcome
 
 SIZES = {
@@ -223,7 +224,7 @@ class UNet(Dynamics):
             guess = self._predict(ops.noise(real, stream, tau, salt=salt + 3), context, past, tau, zero)
             pair = (guess, real)
             if self._motion:
-                root = _moving(window.frames.numpy()[:, t - 2 : t], self._motion)
+                root = moving(window.frames.numpy()[:, t - 2 : t], self._motion)
                 pair = (ops.mul(guess, root), ops.mul(real, root))
             parts.setdefault("frames", []).append(ops.mse(*pair, _column(window.frame_weight, t)))
             if t > n:
@@ -256,20 +257,6 @@ class UNet(Dynamics):
 def _generator(stream: Tensor) -> np.random.Generator:
     """The augmentation's draws depend on the stream only, so a resumed run repeats them."""
     return np.random.default_rng(stream.numpy().view(np.uint32).ravel().tolist())
-
-
-def _moving(frames: np.ndarray, gain: float, least: int = 24, reach: int = 2) -> Tensor:
-    """Roots of the loss weights of pixels, (B,H,W,C): 1, or 1 + gain up to `reach` pixels round what moved by more
-    than `least` of 255 between the last two frames (B,2,H,W,C) uint8, brought to mean 1.  They depend on what the
-    network is given alone, so its best answer stays the conditional mean.
-    """
-    moved = np.abs(frames[:, 1].astype(np.int16) - frames[:, 0]).max(-1) > least
-    for axis in (1, 2):
-        edge = [(reach, reach) if a == axis else (0, 0) for a in range(3)]
-        moved = np.lib.stride_tricks.sliding_window_view(np.pad(moved, edge), 2 * reach + 1, axis).any(-1)
-    weight = 1 + gain * moved
-    root = np.sqrt(weight / weight.mean()).astype(np.float32)
-    return Tensor(np.repeat(root[..., None], frames.shape[-1], -1))
 
 
 def _column(x: Tensor, t: int) -> Tensor:

@@ -3,6 +3,7 @@
 from .evaluate import Evaluation, evaluate
 from .policy import PolicyLearner, TrainPolicy, train_policy
 from .reinforce import TrainActorCritic, train_actor_critic
+from .tokenizer import TrainTokenizer, train_tokenizer
 from .world import TrainWorld, WorldLearner, train_world
 
 __all__ = [
@@ -10,10 +11,12 @@ __all__ = [
     "PolicyLearner",
     "TrainActorCritic",
     "TrainPolicy",
+    "TrainTokenizer",
     "TrainWorld",
     "WorldLearner",
     "evaluate",
     "train_actor_critic",
     "train_policy",
+    "train_tokenizer",
     "train_world",
 ]
