@@ -1,5 +1,5 @@
-"""cli: `worldmodel collect | tokenizer | train | learn | eval | play | export | convert | bench | info | demo`, each a dataclass
-whose fields are its flags.
+"""cli: `worldmodel collect | tokenizer | train | learn | eval | play | export | convert | bench | info | demo`, each a
+dataclass whose fields are its flags.
 
 Wrong use ends with one sentence and exit code 2, Ctrl-C with 130; nothing done is lost.
 """

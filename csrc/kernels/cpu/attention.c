@@ -276,8 +276,8 @@ static int64_t attention_length(const int32_t *lengths, const wm_attention *a, i
 static void attention_forward(float *out, float *lse, const float *q, const float *k, const float *v,
                               const int32_t *lengths, const wm_attention *a) {
     const int64_t block = attention_block(a->D), blocks = (a->Nq + block - 1) / block;
-    const int64_t units = a->outer * a->inner * a->H * blocks;
-    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (units > 1 && units * a->Nk * a->D > 1 << 14)
+    const int64_t units = a->outer * a->inner * a->H * blocks, work = a->outer * a->inner * a->H * a->Nq * a->Nk * a->D;
+    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (units > 1 && work > 1 << 17)
     for (int64_t u = 0; u < units; u++) {
         int64_t first = u % blocks * block, h = u / blocks % a->H, inner = u / (blocks * a->H) % a->inner;
         int64_t outer = u / (blocks * a->H * a->inner), n = a->Nq - first < block ? a->Nq - first : block;

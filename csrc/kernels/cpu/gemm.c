@@ -34,7 +34,7 @@ enum { GEMM_KC = 192 };                 /* K block: long enough for the tile, sh
 enum { GEMM_A_BYTES = 640 << 10 };      /* a row block of A stays in a second cache of 1 MB */
 enum { GEMM_MC = 192 };                 /* rows at most in a block that is packed here, or finished by a callback */
 enum { GEMM_MC_DIRECT = 1024 };         /* rows at most in a block of a product that stores directly */
-enum { GEMM_ALONE = 1 << 17 };          /* multiply-adds below which one thread is faster */
+enum { GEMM_ALONE = 1 << 17 };          /* multiply-adds below which one thread is faster; reading a weight counts as 4 */
 
 typedef enum { GEMM_KN, GEMM_NK, GEMM_PACKED, GEMM_PACKED_BF16 } gemm_form;
 
@@ -384,7 +384,7 @@ static __attribute__((unused)) void gemm_parallel(const gemm *g) {
     enum { PIECES = 8, THREADS = 64 };
     int64_t blocks = row_blocks(g), units = blocks * units_across(g), threads = wm_threads < THREADS ? wm_threads : THREADS;
     if (threads > units) threads = units;
-    if (threads < 2 || g->M * g->N * g->K < GEMM_ALONE) {
+    if (threads < 2 || (g->M + 4) * g->N * g->K < GEMM_ALONE) {
         run_units(g, blocks, 0, units);
         return;
     }

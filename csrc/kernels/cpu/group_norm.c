@@ -30,13 +30,15 @@ static inline int64_t group_place(const group_task *t, int64_t b, int64_t k) {
     return (b * t->S + k * t->pixels) * t->C;
 }
 
+enum { GROUP_GRAIN = 1 << 14 };        /* fewer numbers than this are not worth a second thread */
+
 /* Samples side by side if they are enough for the threads, else one by one with their chunks side by side: the same bits. */
 static void group_each(const group_task *t, void (*sample)(const group_task *, int64_t b, bool split), int64_t B) {
     if (B < wm_threads) {
-        for (int64_t b = 0; b < B; b++) sample(t, b, t->S * t->C > 1 << 15);
+        for (int64_t b = 0; b < B; b++) sample(t, b, t->S * t->C > GROUP_GRAIN);
         return;
     }
-    #pragma omp parallel for num_threads(wm_threads) if (B * t->S * t->C > 1 << 15)
+    #pragma omp parallel for num_threads(wm_threads) if (B * t->S * t->C > GROUP_GRAIN)
     for (int64_t b = 0; b < B; b++) sample(t, b, false);
 }
 

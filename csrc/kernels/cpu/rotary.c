@@ -65,7 +65,7 @@ static void head_moments(float *mean, float *rstd, const float *x, int64_t D, bo
    cos, sin (tables, pairs) may be NULL; row r takes table row (r / inner) mod tables. */
 static void head_norm_forward(float *out, const float *x, const float *cos, const float *sin, const float *scale,
                               const wm_head_norm *a) {
-    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (a->R * a->H * a->D > 1 << 14)
+    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (a->R * a->H * a->D > 1 << 13)
     for (int64_t r = 0; r < a->R; r++) {
         int64_t at = r / a->inner % a->tables * a->pairs, D = a->D;
         float normed[WM_HEAD_WIDEST];

@@ -208,14 +208,15 @@ static int64_t winograd_scratch(const wm_conv *s) {
     return WINO_POSITIONS * (wino_step_of(WINO_TILES, s->C) + wino_step_of(WINO_TILES, CONV_WIDE));
 }
 
+/* Channels from_o ... to_o of n tiles. */
 static void wino_block(float *out, const float *x, const float *packed, const wm_conv_end *end, float *scratch, int64_t first,
-                       int64_t n, const wm_conv *s) {
+                       int64_t n, int64_t from_o, int64_t to_o, const wm_conv *s) {
     int64_t step_V = wino_step_of(WINO_TILES, s->C), step_M = wino_step_of(WINO_TILES, CONV_WIDE);
     int64_t tiles = conv_tiles(n), chain = wino_chain(s->C);
     int64_t position = (s->O + WM_LANES - 1) / WM_LANES * WM_LANES * s->C;
     float *V = scratch, *M = scratch + WINO_POSITIONS * step_V;
     for (int64_t i = 0; i < n; i++) wino_read_tile(V + i * s->C, step_V, x, wino_at(first + i, s), s);
-    for (int64_t o = 0; o < s->O; o += CONV_WIDE) {
+    for (int64_t o = from_o; o < to_o; o += CONV_WIDE) {
         int vectors = s->O - o > WM_LANES ? 2 : 1;
         for (int64_t p = 0; p < WINO_POSITIONS; p++) for (int64_t i = 0; i < tiles; i++) {
             int64_t m = conv_cut(i, n, tiles), rows = conv_cut(i + 1, n, tiles) - m;
@@ -226,16 +227,23 @@ static void wino_block(float *out, const float *x, const float *packed, const wm
     }
 }
 
+/* Blocks of tiles, as many for each thread; where the tiles are few, threads share a block's channels, so that none of
+   them reads weights that another reads too. */
 static void winograd_forward(float *out, const float *x, const float *packed, const wm_conv_end *end, float *scratch,
                              int64_t workers, const wm_conv *s) {
     int64_t n = s->B * ((s->OH + 3) / 4) * ((s->OW + 3) / 4), blocks = (n + WINO_TILES - 1) / WINO_TILES;
+    int64_t panels = (s->O + CONV_WIDE - 1) / CONV_WIDE, shares = 1;
     int threads = conv_threads(workers, (double)n * 36 * (double)(s->C * s->O));
-    if (blocks < threads && n >= 8) blocks = conv_min(threads, n / 4);
+    if (blocks < threads) {
+        shares = conv_min(panels, (threads + blocks - 1) / blocks);
+        if (blocks * shares < threads && n >= 8) blocks = conv_min((threads + shares - 1) / shares, n / 4);
+    } else blocks = conv_min((blocks + threads - 1) / threads * threads, n);
     #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < blocks; i++) {
-        int64_t first = conv_cut(i, n, blocks);
+    for (int64_t i = 0; i < blocks * shares; i++) {
+        int64_t first = conv_cut(i / shares, n, blocks), share = i % shares;
         wino_block(out, x, packed, end, scratch + omp_get_thread_num() * winograd_scratch(s), first,
-                   conv_cut(i + 1, n, blocks) - first, s);
+                   conv_cut(i / shares + 1, n, blocks) - first, conv_cut(share, panels, shares) * CONV_WIDE,
+                   conv_min(conv_cut(share + 1, panels, shares) * CONV_WIDE, s->O), s);
     }
 }
 
