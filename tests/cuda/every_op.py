@@ -50,6 +50,8 @@ def tensor_cores() -> None:
     x, w = rng.standard_normal((70, 96), np.float32), rng.standard_normal((40, 96), np.float32)
     q = rng.standard_normal((1, 70, 64), np.float32)
     want = x.astype(float) @ w.T
+    rounded = _core.ops["linear"](Tensor(x), Tensor(w), bf16=True).numpy()
+    assert np.abs(rounded - want).max() < 1e-2 * np.abs(want).max(), "bf16 weights"
     for way, most in (("split", 3e-6), ("bf16", 1e-2)):
         _core.set_matmul(way)
         got = _core.ops["linear"](Tensor(x), Tensor(w)).numpy()

@@ -2,7 +2,7 @@
 
    out (pixels, O) = under (pixels, taps C) w (O, taps C) transposed;  dweight (O, taps C) = dout (pixels, O) transposed under, in parts.
    `under` is gathered on its way to shared memory: four numbers of one tap at a time where C is a multiple of 4, else one by one;
-   zeros where a tap is outside.  The steps are gemm_mma.cu's; a number is one sum in one order, whatever the batch. */
+   zeros where a tap is outside.  A number is one sum in one order, whatever the batch. */
 #include "conv.cuh"
 #include "tiles.cuh"
 
@@ -49,8 +49,7 @@ template <bool FOURS> __device__ inline void fetch_four(float *to, const float *
 }
 
 template <int TERMS, bool FOURS> __global__ void forward_kernel(float *out, const float *x, const float *w, wm_conv_end end, wm_conv s) {
-    WM_SHARED_DYN(float, room);           /* floats: 2 steps of a and b; then terms of a, terms of b */
-    wm_bf16 *at = (wm_bf16 *)(room + 4 * NUMBERS), *bt = at + TERMS * TILE * ROW;
+    WM_SHARED_DYN(float, room);
     const int P = (int)(s.B * s.OH * s.OW), K = (int)(s.kh * s.kw * s.C), O = (int)s.O;
     const int p0 = (int)blockIdx.x * TILE, o0 = (int)blockIdx.y * TILE, row = threadIdx.x / 8, column = threadIdx.x % 8 * 4;
     pixel rows[4];
@@ -65,36 +64,16 @@ template <int TERMS, bool FOURS> __global__ void forward_kernel(float *out, cons
         }
     };
     float sum[2][4][4] = {};
-    fetch(room, 0);
-    copies_end();
-    int step = 0;
-    for (int k0 = 0; k0 < K; k0 += DEEP, step ^= 1) {
-        const float *now = room + step * 2 * NUMBERS;
-        if (k0 + DEEP < K) fetch(room + (step ^ 1) * 2 * NUMBERS, k0 + DEEP);
-        copies_end();
-        copies_wait<1>();
-        __syncthreads();
-        convert<TERMS>(at, now, false), convert<TERMS>(bt, now + NUMBERS, false);
-        __syncthreads();
-        multiply_add<TERMS>(sum, at, bt);
-    }
-    copies_wait<0>();
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int n = 0; n < 4; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int p = p0 + row_of(i, e), o = o0 + column_of(n, e);
-                if (p < P && o < O) conv_finish(out, end, s, p, o, sum[i][n][e]);
-            }
+    accumulate<TERMS>(sum, room, 0, K, false, false, fetch);
+    each_sum(sum, [&](int r, int c, float value) {
+        if (p0 + r < P && o0 + c < O) conv_finish(out, end, s, p0 + r, o0 + c, value);
+    });
 }
 
 /* part (parts, O, taps C): the sums over `depth` pixels each */
 template <int TERMS, bool FOURS>
 __global__ void weight_kernel(float *part, const float *dout, const float *x, int depth, wm_conv s) {
     WM_SHARED_DYN(float, room);
-    wm_bf16 *at = (wm_bf16 *)(room + 4 * NUMBERS), *bt = at + TERMS * TILE * ROW;
     const int P = (int)(s.B * s.OH * s.OW), K = (int)(s.kh * s.kw * s.C), O = (int)s.O;
     const int o0 = (int)blockIdx.x * TILE, k0 = (int)blockIdx.y * TILE, first = (int)blockIdx.z * depth;
     const int end = first + depth < P ? first + depth : P, row = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
@@ -107,29 +86,10 @@ __global__ void weight_kernel(float *part, const float *dout, const float *x, in
         }
     };
     float sum[2][4][4] = {};
-    fetch(room, first);
-    copies_end();
-    int step = 0;
-    for (int p0 = first; p0 < end; p0 += DEEP, step ^= 1) {
-        const float *now = room + step * 2 * NUMBERS;
-        if (p0 + DEEP < end) fetch(room + (step ^ 1) * 2 * NUMBERS, p0 + DEEP);
-        copies_end();
-        copies_wait<1>();
-        __syncthreads();
-        convert<TERMS>(at, now, true), convert<TERMS>(bt, now + NUMBERS, true);
-        __syncthreads();
-        multiply_add<TERMS>(sum, at, bt);
-    }
-    copies_wait<0>();
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int n = 0; n < 4; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int o = o0 + row_of(i, e), k = k0 + column_of(n, e);
-                if (o < O && k < K) part[((int64_t)blockIdx.z * O + o) * K + k] = sum[i][n][e];
-            }
+    accumulate<TERMS>(sum, room, first, end, true, true, fetch);
+    each_sum(sum, [&](int r, int c, float value) {
+        if (o0 + r < O && k0 + c < K) part[((int64_t)blockIdx.z * O + o0 + r) * K + k0 + c] = value;
+    });
 }
 
 template <int TERMS, bool FOURS> static void forward(float *out, const float *x, const float *w, const wm_conv_end &end, const wm_conv &s) {

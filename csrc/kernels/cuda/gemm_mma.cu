@@ -42,43 +42,24 @@ __device__ inline void fetch(float *to, const side &s, int64_t r0, int64_t k0, i
         }
     }
 }
+
 template <int TERMS>
 __global__ void product_kernel(product p, side a, side b, float *part, int64_t depth) {
-    WM_SHARED_DYN(float, room);           /* floats: 2 steps of a and b; then terms of a, terms of b */
-    wm_bf16 *at = (wm_bf16 *)(room + 4 * TILE * DEEP), *bt = at + TERMS * TILE * ROW;
+    WM_SHARED_DYN(float, room);
     const int64_t m0 = (int64_t)blockIdx.x * TILE, n0 = (int64_t)blockIdx.y * TILE, first = (int64_t)blockIdx.z * depth;
     const int64_t end = first + depth < p.K ? first + depth : p.K;
     float sum[2][4][4] = {};
-    fetch(room, a, m0, first, end), fetch(room + TILE * DEEP, b, n0, first, end);
-    copies_end();
-    int step = 0;
-    for (int64_t k0 = first; k0 < end; k0 += DEEP, step ^= 1) {
-        float *now = room + step * 2 * TILE * DEEP, *next = room + (step ^ 1) * 2 * TILE * DEEP;
-        if (k0 + DEEP < end) fetch(next, a, m0, k0 + DEEP, end), fetch(next + TILE * DEEP, b, n0, k0 + DEEP, end);
-        copies_end();
-#ifdef WM_PLANT_EARLY_READ
-        copies_wait<2>();
-#else
-        copies_wait<1>();
-#endif
-        __syncthreads();
-        convert<TERMS>(at, now, a.form == ROWS_DENSE), convert<TERMS>(bt, now + TILE * DEEP, b.form == ROWS_DENSE);
-        __syncthreads();
-        multiply_add<TERMS>(sum, at, bt);
-    }
-    copies_wait<0>();
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int n = 0; n < 4; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int64_t m = m0 + row_of(i, e), c = n0 + column_of(n, e);
-                if (m >= p.M || c >= p.N) continue;
-                if (part) part[((int64_t)blockIdx.z * p.M + m) * p.N + c] = sum[i][n][e];
-                else finish(p.end, m, c, sum[i][n][e]);
-            }
+    accumulate<TERMS>(sum, room, first, end, a.form == ROWS_DENSE, b.form == ROWS_DENSE, [&](float *to, int64_t k0) {
+        fetch(to, a, m0, k0, end), fetch(to + NUMBERS, b, n0, k0, end);
+    });
+    each_sum(sum, [&](int r, int c, float value) {
+        const int64_t m = m0 + r, n = n0 + c;
+        if (m >= p.M || n >= p.N) return;
+        if (part) part[((int64_t)blockIdx.z * p.M + m) * p.N + n] = value;
+        else finish(p.end, m, n, value);
+    });
 }
+
 /* Copies of 16 bytes want everything on 16 bytes, and whole fours. */
 static int form_of(const side &s, int64_t K) {
     if (s.bf16 || ((uintptr_t)s.at & 15)) return PLAIN;

@@ -49,8 +49,45 @@ template <int TERMS> __device__ inline void multiply_add(float (&sum)[2][4][4], 
                     for (int n = 0; n < 4; n++) mma(sum[i][n], fa[t], fb[below - t][n][2 * k], fb[below - t][n][2 * k + 1]);
         }
 }
+
+/* The block's sums over K from first to end.  fetch(to, k) asks for the floats of the DEEP numbers from k on, of both sides, by
+   copies that do not wait: those of the next step are on their way while this one's are converted and multiplied.
+   room: bytes<TERMS> of shared memory; a_turned, b_turned: as convert takes them. */
+template <int TERMS, class Index, class Fetch>
+__device__ inline void accumulate(float (&sum)[2][4][4], float *room, Index first, Index end, bool a_turned, bool b_turned, const Fetch &fetch) {
+    wm_bf16 *at = (wm_bf16 *)(room + 4 * NUMBERS), *bt = at + TERMS * TILE * ROW;
+    fetch(room, first);
+    copies_end();
+    int step = 0;
+    for (Index k = first; k < end; k += DEEP, step ^= 1) {
+        const float *now = room + step * 2 * NUMBERS;
+        if (k + DEEP < end) fetch(room + (step ^ 1) * 2 * NUMBERS, (Index)(k + DEEP));
+        copies_end();
+#ifdef WM_PLANT_EARLY_READ
+        copies_wait<2>();
+#else
+        copies_wait<1>();
+#endif
+        __syncthreads();
+        convert<TERMS>(at, now, a_turned), convert<TERMS>(bt, now + NUMBERS, b_turned);
+        __syncthreads();
+        multiply_add<TERMS>(sum, at, bt);
+    }
+    copies_wait<0>();
+}
+
 __device__ inline int row_of(int i, int e) { return threadIdx.x / 64 * 32 + i * 16 + threadIdx.x % 32 / 4 + e / 2 * 8; }
 __device__ inline int column_of(int n, int e) { return threadIdx.x / 32 % 2 * 32 + n * 8 + threadIdx.x % 4 * 2 + e % 2; }
+
+/* f(row, column, sum) of every number of this thread's share. */
+template <class Each> __device__ inline void each_sum(const float (&sum)[2][4][4], const Each &f) {
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) f(row_of(i, e), column_of(n, e), sum[i][n][e]);
+}
 
 }  // namespace tiles
 }  // namespace wm_cuda
