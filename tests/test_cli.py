@@ -93,6 +93,19 @@ def test_train_prints_a_result_and_writes_a_report(folder, tmp_path, capsys, mon
     assert wm.World.load(tmp_path / "w.safetensors").config.environment["env_id"] == "CartPole-v1"
 
 
+def test_a_tokenizer_then_a_world_on_its_latents(folder, tmp_path, capsys):
+    made, replay = f"{tmp_path}/t.safetensors", f"{folder}/replay"
+    call = ["tokenizer", "--replay", replay, "--out", made, "--steps", "2", "--batch", "4", "--width", "4", "--quiet"]
+    assert main(call) == 0
+    assert "(16, 24, 3) -> (4, 6, 8)" in capsys.readouterr().out
+    train = ["train", "--replay", replay, "--out", f"{tmp_path}/w.safetensors", "--size", "T", "--steps", "1", *SMALL]
+    assert main([*train, "--backbone", "dit", "--tokenizer", made, "--report", f"{tmp_path}/report"]) == 0
+    assert wm.World.load(tmp_path / "w.safetensors").tokenizer.shape == (4, 6, 8)
+    assert (tmp_path / "report" / "real-against-imagined.png").stat().st_size > 100
+    assert "computes on pixels" in fails(capsys, *train, "--tokenizer", made)
+    assert "not a tokenizer" in fails(capsys, *train, "--backbone", "dit", "--tokenizer", f"{folder}/world.safetensors")
+
+
 def test_an_interrupted_training_keeps_the_world(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("worldmodel.train.loop.Budget.spent", lambda budget: setattr(budget, "stopped", True) or False)
     call = [

@@ -364,9 +364,19 @@ def test_the_critic_learns_first(tmp_path):
     fields = SETTINGS | {"lived": 0.75, "critic_first": 300, "gamma": 0.5, "lanes": 8, "horizon": 1}
     fields |= {"reward_scale": 1.0}
     learner = PolicyLearner(world, policy, TrainPolicy(**fields))
-    learner.round = lambda imagination, lived: {"imagined_return": 0.0, "ended": 0.0, "entropy": 0.0}
-    before = policy.actor.out.weight.numpy().copy()
+    rounds = []
+    learner.round = lambda *_: rounds.append(1) or {"imagined_return": 0.0, "ended": 0.0, "entropy": 0.0}
+    before, real = policy.actor.out.weight.numpy().copy(), learner.learn_lived
+
+    def interrupted(lived, i, count):
+        os.kill(os.getpid(), signal.SIGINT) if i == 7 else None
+        return real(lived, i, count)
+
+    learner.learn_lived = interrupted
+    assert learner.learn(replay, steps=1) == {} and learner.stopped and not rounds
+    learner.learn_lived = real
     learner.learn(replay, steps=1)
+    assert not learner.stopped and len(rounds) == 1
     seen = Tensor(np.stack([np.full((2, 8, 8, 1), v, np.uint8) for v in (0, 250)]))
     values = policy.value(policy.forward(seen, Tensor(np.zeros((2, 2), np.float32)))[1]).numpy()
     assert abs(values[0]) < 0.2 and abs(values[1] - 2.0) < 0.4, values

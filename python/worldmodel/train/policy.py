@@ -307,7 +307,9 @@ class PolicyLearner:
         lived = Lived(replay, self.policy._frames, s.lived_steps) if s.lived else None
         copier = self.world.sampler(max(1, self.lanes // 4)) if lived else None
         if lived and self.rounds == 0 and not going.rng:
-            self.critic_first(lived, copier, depth)
+            self.stopped = self.critic_first(lived, copier, depth)
+            if self.stopped:
+                return {}  # the stage begins anew next time
         going.put_back(imagination, lived)
         for i in budget:
             if lived and i % LIVED_EVERY == 0:
@@ -330,10 +332,11 @@ class PolicyLearner:
         rng = np.random.default_rng([self.s.seed, self.rounds, 2, *([turn] if turn else [])])
         return lived.copies(rng, copier, self.world.context, depth)
 
-    def critic_first(self, lived: Lived, copier: Sampler, depth: int) -> None:
-        """Teach the critic alone; see TrainPolicy."""
+    def critic_first(self, lived: Lived, copier: Sampler, depth: int) -> bool:
+        """Teach the critic alone (see TrainPolicy); whether that was interrupted."""
         s = self.s
-        for i in range(s.critic_first):
+        budget = Budget(s.critic_first, None, "critic", quiet=s.quiet or not s.critic_first)
+        for i in budget:
             if i % CRITIC_REFRESH == 0:
                 lived.refresh(self.policy, s.gamma, s.lived_lam, s.reward_scale)
             if i % CRITIC_COPIES == 0:
@@ -341,6 +344,7 @@ class PolicyLearner:
             self.learn_lived(lived, i, s.minibatch)
             if self.optimiser.step().skipped:
                 raise Diverged("policy: the gradient is not finite")
+        return budget.stopped
 
     def settle_scale(self, replay: Replay) -> None:
         """Choose the scale of rewards, if the settings do not; the policy remembers it."""
