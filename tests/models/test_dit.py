@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tiny_dit
 from worldmodel import Tape
-from worldmodel.models.dit import SIZES, DiT, choose_patch
+from worldmodel.models.dit import DiT
+from worldmodel.models.dit_config import SIZES, choose_patch
 from worldmodel.models.dit_sampler import denoise_window
 from worldmodel.tensor import Tensor, no_grad
 

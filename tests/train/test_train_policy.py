@@ -20,9 +20,10 @@ from worldmodel.checkpoint import read_metadata
 from worldmodel.sampling import Sampler, Step
 from worldmodel.spaces import SlotTable, space_to_json
 from worldmodel.tensor import Tensor
+from worldmodel.train.imagination import Imagination, lambda_returns
 from worldmodel.train.lived import Lived
 from worldmodel.train.loop import Diverged
-from worldmodel.train.policy import Imagination, PolicyLearner, TrainPolicy, among_siblings, lambda_returns, normalised
+from worldmodel.train.policy import PolicyLearner, TrainPolicy, among_siblings, normalised
 from worldmodel.train.scale import typical_scale
 
 # ---- formulas ----

@@ -15,7 +15,7 @@ from .. import ops as _ops
 from ..tensor import Tensor
 
 if TYPE_CHECKING:
-    from .dit import DiTConfig
+    from .dit_config import DiTConfig
 
 ops: Any = _ops
 

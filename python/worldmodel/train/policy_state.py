@@ -19,7 +19,8 @@ from .lived import Lived
 from .loop import Budget
 
 if TYPE_CHECKING:
-    from .policy import Imagination, PolicyLearner
+    from .imagination import Imagination
+    from .policy import PolicyLearner
 
 
 def save(learner: PolicyLearner, stage: str, budget: Budget, imagination: Imagination, lived: Lived | None) -> None:

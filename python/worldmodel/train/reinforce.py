@@ -29,8 +29,8 @@ from ..sampling import streams
 from ..tensor import Tape, Tensor, no_grad
 from ..world import World, check_fits
 from . import policy_state
+from .imagination import acted_windows, lambda_returns
 from .loop import Budget, Diverged, Run
-from .policy import acted_windows, lambda_returns
 from .scale import typical_scale
 
 
