@@ -20,6 +20,7 @@ import numpy as np
 from . import nn
 from .checkpoint import read_tensors, write_tensors
 from .models.dynamics import Dynamics, Window
+from .models.tokenizer import checked_shape
 from .quantize import Choice, Numbers, choose, set_products
 from .spaces import SlotTable, space_from_json, space_to_json
 from .tensor import Tensor
@@ -357,7 +358,7 @@ def _config_of(path: str, metadata: dict[str, Any]) -> WorldConfig:
     if not isinstance(config, dict) or set(config) - names:
         found = sorted(set(config) - names) if isinstance(config, dict) else config
         raise ValueError(f"{path}: its config is damaged: {found!r}")
-    shape = config.get("frame_shape")
-    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and 1 <= n <= 4096 for n in shape)):
-        raise ValueError(f"{path}: frame_shape must be three lengths of 1 to 4096, got {shape!r}")
-    return WorldConfig(**{**config, "frame_shape": tuple(shape)})
+    try:
+        return WorldConfig(**{**config, "frame_shape": checked_shape(config.get("frame_shape"))})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error.args[0]}") from None

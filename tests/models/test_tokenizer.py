@@ -127,6 +127,7 @@ def test_a_file_keeps_every_bit(tmp_path):
         (dict(down=1 << 30), "whole numbers"),
         (dict(down="4"), "whole numbers"),
         (dict(width=4096), "more numbers than it holds"),
+        (dict(depth=4000), "more numbers than it holds"),
         (dict(channels=3), "shapes differ"),
         (dict(tea=1), "unexpected keyword"),
     ],

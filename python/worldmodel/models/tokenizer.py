@@ -121,15 +121,12 @@ class Autoencoder(Tokenizer):
         self, frame_shape: tuple[int, int, int], down: int = 4, channels: int = 8, width: int = 32, depth: int = 1
     ):
         H, W, C = frame_shape
-        if down < 2 or down & (down - 1):
-            raise ValueError(f"Autoencoder: down must be a power of two, at least 2, got {down}")
-        if min(H, W, C, channels, width, depth) < 1:
-            raise ValueError(
-                f"Autoencoder: frame_shape, channels, width and depth must be at least 1, got {tuple(frame_shape)}, "
-                f"{channels}, {width} and {depth}"
-            )
         self._frame_shape = (H, W, C)
         self._settings = {"down": down, "channels": channels, "width": width, "depth": depth}
+        if bad := {k: v for k, v in self._settings.items() if type(v) is not int or not 0 < v <= 4096}:
+            raise ValueError(f"Autoencoder: settings must be whole numbers of 1 to 4096, got {bad}")
+        if down < 2 or down & (down - 1):
+            raise ValueError(f"Autoencoder: down must be a power of two, at least 2, got {down}")
         self._padded = (math.ceil(H / down) * down, math.ceil(W / down) * down)
         widths = [width * min(1 << i, 4) for i in range(down.bit_length() - 1)]
         pairs = list(zip(widths, widths[1:], strict=False))
@@ -200,7 +197,7 @@ class Autoencoder(Tokenizer):
         about = {k: v for k, v in about.items() if k not in ("format", "kind")}
         try:
             with nn.blank(sum(a.size for a in tensors.values()) + 4096):
-                made = cls(checked_shape(about.pop("frame_shape", None)), **checked_settings(about))
+                made = cls(checked_shape(about.pop("frame_shape", None)), **about)
             made.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error.args[0]}") from None
@@ -232,10 +229,3 @@ def checked_shape(shape: Any) -> tuple[int, int, int]:
     if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and 1 <= n <= 4096 for n in shape)):
         raise ValueError(f"frame_shape must be three lengths of 1 to 4096, got {shape!r}")
     return shape[0], shape[1], shape[2]
-
-
-def checked_settings(settings: dict[str, Any]) -> dict[str, int]:
-    """Whole numbers from a file.  Raises ValueError for anything else."""
-    if bad := {k: v for k, v in settings.items() if type(v) is not int or not 0 < v <= 4096}:
-        raise ValueError(f"a tokenizer's settings must be whole numbers of 1 to 4096, got {bad!r}")
-    return settings
