@@ -34,7 +34,7 @@ class Lived:
             T = len(replay.episode(i))
             whole = replay.gather(np.array([i]), np.array([0]), T + 1)
             features = replay.features(whole)[0, :T]
-            self.see.append(np.concatenate([np.repeat(whole.frames[0, :1], frames - 1, 0), whole.frames[0, :T]]))
+            self.see.append(replay.episode(i).frames)  # where the replay keeps them: they are many
             self.last.append(np.concatenate([np.zeros_like(features[:1]), features[:-1]]))
             self.rewards.append(whole.rewards[0, :T])
             self.length.append(T)
@@ -53,8 +53,8 @@ class Lived:
 
     def look(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What a policy sees at these steps: frames (B,frames,H,W,C) uint8, the last action's features (B,F)."""
-        at = [(self.episode[r], self.step[r]) for r in rows]
-        frames = np.stack([self.see[e][t : t + self.frames] for e, t in at])
+        at, back = [(self.episode[r], self.step[r]) for r in rows], np.arange(1 - self.frames, 1)
+        frames = np.stack([self.see[e][np.maximum(t + back, 0)] for e, t in at])
         return frames, np.stack([self.last[e][t] for e, t in at])
 
     def refresh(self, policy: Policy, gamma: float, lam: float, scale: float, size: int = 128) -> None:
@@ -82,13 +82,13 @@ class Lived:
         if not len(rows):
             return None
         rows = rng.choice(rows, sampler.n)
-        at = [(self.episode[r], self.step[r] + self.frames) for r in rows]
-        frames = np.stack([self.see[e][t - context : t] for e, t in at])
-        led = np.stack([self.last[e][t - self.frames - context + 1 : t - self.frames + 1] for e, t in at])
+        at = [(self.episode[r], self.step[r]) for r in rows]
+        frames = np.stack([self.see[e][t - context + 1 : t + 1] for e, t in at])
+        led = np.stack([self.last[e][t - context + 1 : t + 1] for e, t in at])
         sampler.reset(frames, led, rng.integers(0, 2**63, sampler.n, np.uint64))
         past, seen = frames[:, -self.frames :], []
         for k in range(1, steps + 1):
-            last = np.stack([self.last[e][t - self.frames + k] for e, t in at])
+            last = np.stack([self.last[e][t + k] for e, t in at])
             past = np.concatenate([past[:, 1:], sampler.step(last).frames[:, None]], 1)
             seen.append((past, last, self.returns[rows + k]))
         return tuple(np.concatenate(parts) for parts in zip(*seen, strict=True))
