@@ -11,14 +11,7 @@ import tiny_transformers
 from worldmodel import machine
 
 HERE, WHY_NOT = emulated.possible()
-pytestmark = pytest.mark.skipif(not HERE, reason=f"no emulated CUDA: {WHY_NOT}")
-
-
-@pytest.fixture(autouse=True)
-def cuda():
-    emulated.use()
-    yield
-    machine.set_device("cpu")
+pytestmark = [pytest.mark.skipif(not HERE, reason=f"no emulated CUDA: {WHY_NOT}"), pytest.mark.usefixtures("cuda")]
 
 
 def frames(*shape):

@@ -12,19 +12,13 @@ from worldmodel import Tape, _core, machine, nn, ops
 from worldmodel.tensor import Tensor
 
 HERE, WHY_NOT = emulated.possible()
-pytestmark = pytest.mark.skipif(not HERE, reason=f"no emulated CUDA: {WHY_NOT}")
+pytestmark = [pytest.mark.skipif(not HERE, reason=f"no emulated CUDA: {WHY_NOT}"), pytest.mark.usefixtures("cuda")]
 
 
-@pytest.fixture(autouse=True)
-def cuda():
-    emulated.use()
-    yield
-    machine.set_device("cpu")
-
-
-def steps(device: str) -> list:
+def steps(device: str, latent: bool = False) -> list:
     machine.set_device(device)
-    model, rng = tiny_dit.make(), np.random.default_rng(0)
+    options = {"tokenizer": tiny_dit.tokenizer(), "stem": 0, "patch": 1} if latent else {}
+    model, rng = tiny_dit.make(**options), np.random.default_rng(0)
     sampler = model.sampler(2)
     sampler.reset(tiny_dit.frames_of(rng, 2, 2), np.zeros((2, 2, tiny_dit.FEATURES), np.float32), [3, 4])
     made = [sampler.step(tiny_dit.actions_of(rng, 2)) for _ in range(3)]
@@ -32,8 +26,9 @@ def steps(device: str) -> list:
     return made
 
 
-def test_environment_steps_equal_the_processors():
-    for a, b in zip(steps("cpu"), steps("cuda"), strict=True):
+@pytest.mark.parametrize("latent", [False, True])
+def test_environment_steps_equal_the_processors(latent):
+    for a, b in zip(steps("cpu", latent), steps("cuda", latent), strict=True):
         assert np.abs(a.frames.astype(int) - b.frames.astype(int)).max() <= 1
         assert (a.frames != b.frames).mean() < 0.01
         for name in ("rewards", "termination", "features"):

@@ -352,43 +352,39 @@ def linear(t: Table, s: dict[str, int]) -> None:
         t.swiglu_forward(t.out(R, N), t.out(R, 2 * N), x, packed, t.numbers(2 * N), bf16, R, N, K)
 
 
-def int8(t: Table, s: dict[str, int]) -> None:
-    """Products on whole numbers; the rounding is the same in every table, so the results agree like floats."""
+def rounded(t: Table, s: dict[str, int], numbers: str, x: np.ndarray) -> None:
+    """The products of int8.c or bf16.c of x (R,K): plain, gated, and in pairs, by weights of either storage."""
     R, N, K = s["R"], s["N"], s["K"]
-    x, w, b = t.numbers(R, K), t.numbers(N, K), t.numbers(N)
+
+    def kernel(name: str):
+        return getattr(t, name.format(numbers))
+
+    w, b = t.numbers(N, K), t.numbers(N)
     half = t.given((w.view(np.uint32) >> 16).astype(np.uint16))
-    room = t.scratch(t.linear_int8_room(R, K), np.uint8)
+    room = t.scratch(kernel("linear_{}_room")(R, K), np.uint8)
     for bf16, weight in ((0, w), (1, half)):
-        packed = t.scratch(t.linear_int8_bytes(N, K), np.uint8)
-        t.linear_int8_pack(packed, weight, bf16, N, K)
+        packed = t.scratch(kernel("linear_{}_bytes")(N, K), np.uint8)
+        kernel("linear_{}_pack")(packed, weight, bf16, N, K)
         for act in range(4):
-            t.linear_int8_forward(t.out(R, N), room, x, packed, b, act, R, N, K)
+            kernel("linear_{}_forward")(t.out(R, N), room, x, packed, b, act, R, N, K)
         for G in {1, R}:
-            t.linear_gated_int8_forward(t.out(R, N), room, x, packed, b, t.numbers(G, N), t.numbers(R, N), R, G, N, K)
+            gate, residual = t.numbers(G, N), t.numbers(R, N)
+            kernel("linear_gated_{}_forward")(t.out(R, N), room, x, packed, b, gate, residual, R, G, N, K)
     pair = t.numbers(2 * N, K)
-    packed = t.scratch(2 * t.linear_int8_bytes(N, K), np.uint8)
-    t.swiglu_int8_pack(packed, pair, 0, N, K)
-    t.swiglu_int8_forward(t.out(R, N), room, x, packed, t.numbers(2 * N), R, N, K)
+    packed = t.scratch(2 * kernel("linear_{}_bytes")(N, K), np.uint8)
+    kernel("swiglu_{}_pack")(packed, pair, 0, N, K)
+    kernel("swiglu_{}_forward")(t.out(R, N), room, x, packed, t.numbers(2 * N), R, N, K)
+
+
+def int8(t: Table, s: dict[str, int]) -> None:
+    """The rounding to whole numbers is the same in every table, so the results agree like floats."""
+    rounded(t, s, "int8", t.numbers(s["R"], s["K"]))
 
 
 def bf16(t: Table, s: dict[str, int]) -> None:
-    """Products of bfloat16; x has no more bits, so that tables that round it and those that do not agree like floats."""
-    R, N, K = s["R"], s["N"], s["K"]
-    x = t.given((t.numbers(R, K).view(np.uint32) & 0xFFFF0000).view(np.float32))
-    w, b = t.numbers(N, K), t.numbers(N)
-    half = t.given((w.view(np.uint32) >> 16).astype(np.uint16))
-    room = t.scratch(t.linear_bf16_room(R, K), np.uint8)
-    for bf16, weight in ((0, w), (1, half)):
-        packed = t.scratch(t.linear_bf16_bytes(N, K), np.uint8)
-        t.linear_bf16_pack(packed, weight, bf16, N, K)
-        for act in range(4):
-            t.linear_bf16_forward(t.out(R, N), room, x, packed, b, act, R, N, K)
-        for G in {1, R}:
-            t.linear_gated_bf16_forward(t.out(R, N), room, x, packed, b, t.numbers(G, N), t.numbers(R, N), R, G, N, K)
-    pair = t.numbers(2 * N, K)
-    packed = t.scratch(2 * t.linear_bf16_bytes(N, K), np.uint8)
-    t.swiglu_bf16_pack(packed, pair, 0, N, K)
-    t.swiglu_bf16_forward(t.out(R, N), room, x, packed, t.numbers(2 * N), R, N, K)
+    """x has no more bits than bfloat16, so that tables that round it and those that do not agree like floats."""
+    x = t.numbers(s["R"], s["K"]).view(np.uint32) & 0xFFFF0000
+    rounded(t, s, "bf16", t.given(x.view(np.float32)))
 
 
 def scan(t: Table, s: dict[str, int]) -> None:
