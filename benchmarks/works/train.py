@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from works.step import FEATURES, SHAPE, awake
-from worldmodel import ops
+from worldmodel import machine, ops
 from worldmodel.models.dit import DiT
 from worldmodel.models.dynamics import Window
 from worldmodel.optim import AdamW
@@ -34,6 +34,8 @@ def window_of(B: int, T: int) -> Window:
 
 
 def model_of(**options) -> DiT:
+    """The same weights every time."""
+    machine.seed(0)
     return awake(DiT(SHAPE, FEATURES, "S", outcome="start", forget=0.0, **options))
 
 
