@@ -7,8 +7,8 @@ import pytest
 import tiny_dit
 import tiny_unet
 from worldmodel import Tape, optim
-from worldmodel.models import unet
 from worldmodel.models.dynamics import Window
+from worldmodel.models.motion import moving
 from worldmodel.models.unet import UNet
 from worldmodel.tensor import Tensor
 
@@ -55,15 +55,15 @@ def test_what_moved_weighs_more():
     """By hand: with one pixel that moved, the loss is the mean of |x_hat - x|^2 under weights of mean 1."""
     frames = np.full((1, 2, 8, 8, 1), 100, np.uint8)
     frames[0, 1, 4, 4] = 160
-    root = unet._moving(frames, gain=3.0).numpy()[0, :, :, 0]
+    root = moving(frames, gain=3.0).numpy()[0, :, :, 0]
     near = np.zeros((8, 8), bool)
     near[2:7, 2:7] = True
     mean = (64 + 3 * 25) / 64
     np.testing.assert_allclose(root**2, np.where(near, 4, 1) / mean, rtol=1e-6)
     window, stream = tiny_unet.window_of(3), tiny_dit.stream_of(3, 4)
     window.frames.numpy()[:, :, :, :4] = 100  # half of it keeps still
-    plain, moving = (float(tiny_unet.make(motion=m).losses(window, stream)["frames"]) for m in (0.0, 5.0))
-    assert plain != moving and 0.2 < moving / plain < 5
+    plain, weighed = (float(tiny_unet.make(motion=m).losses(window, stream)["frames"]) for m in (0.0, 5.0))
+    assert plain != weighed and 0.2 < weighed / plain < 5
 
 
 @pytest.mark.parametrize("steps", [1, 3])
