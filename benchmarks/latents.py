@@ -9,10 +9,15 @@ one environment (K = 4), and what the tokenizer alone loses there and back.
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import worldmodel as wm
+from worldmodel.metrics import decibels, mse
+from worldmodel.train.tokenizer import psnr
+from worldmodel.train.world import rollout_psnr
 
 AHEAD = (1, 2, 3, 5, 10, 15)
 
@@ -30,8 +35,6 @@ def step_ms(world, steps: int = 40) -> float:
 
 def copy_last(test, context: int, count: int = 64) -> list[float]:
     """PSNR of the last given frame against those after it."""
-    from worldmodel.metrics import decibels, mse
-
     last = max(AHEAD)
     batch = test.sample(np.random.default_rng(7), 4 * count, context + last)
     frames = batch.frames[np.flatnonzero((batch.mask & batch.frame_known).all(1))[:count]]
@@ -40,10 +43,6 @@ def copy_last(test, context: int, count: int = 64) -> list[float]:
 
 def measured(replay, down: int, minutes: float) -> dict:
     """down 0: pixels."""
-    import worldmodel as wm
-    from worldmodel.train.tokenizer import psnr
-    from worldmodel.train.world import rollout_psnr
-
     wm.seed(0)
     test, tokenizer, row = replay.split(0.9, 0)[1], None, {"what": f"latents, 1/{down}" if down else "pixels"}
     if down:
@@ -70,10 +69,6 @@ def main() -> None:
     cli.add_argument("--threads", type=int, default=1)
     cli.add_argument("--json", metavar="FILE")
     o = cli.parse_args()
-    import tempfile
-
-    import worldmodel as wm
-
     wm.set_threads(o.threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "replay"

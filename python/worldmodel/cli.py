@@ -145,8 +145,7 @@ class Train:
         if self.report:
             folder, share = Path(self.report), self.world.held_out
             folder.mkdir(parents=True, exist_ok=True)
-            unseen = replay.split(1 - share, self.world.seed)[1] if share and len(replay) > 1 else replay
-            result["report"] = world_report(world, unseen, folder)
+            result["report"] = world_report(world, replay.held_out(share, self.world.seed)[1], folder)
         print(json.dumps(result, indent=1))
 
 

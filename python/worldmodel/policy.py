@@ -22,7 +22,7 @@ import numpy as np
 from . import nn, ops
 from .checkpoint import read_tensors
 from .models.acting import FORMAT, ActionHead, FramePolicy
-from .models.encoder import FrameEncoder
+from .models.encoder import FrameEncoder, side_by_side
 from .sampling import streams
 from .tensor import Plan, Tape, Tensor
 
@@ -84,10 +84,7 @@ class Policy(FramePolicy):
     def forward(self, frames: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """frames (B,n,H,W,C) uint8, the features of the action before (B,F) -> action distribution (B,D),
         value logits (B,bins)."""
-        B, n, H, W, C = frames.shape
-        x = ops.reshape(ops.permute(frames, (0, 2, 3, 1, 4)), (B, H, W, n * C))
-        x = ops.scale_shift(ops.cast(x, "float32"), 1 / 127.5, -1.0)
-        h = self.trunk(ops.add(self.encoder(x), self.action(last)))
+        h = self.trunk(ops.add(self.encoder(side_by_side(frames)), self.action(last)))
         return self.actor(h), self.critic(h)
 
     def value(self, logits: Tensor) -> Tensor:

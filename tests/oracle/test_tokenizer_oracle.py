@@ -13,15 +13,12 @@ from worldmodel import Tape, Tensor, optim  # noqa: E402
 from worldmodel.models.tokenizer import Autoencoder, numbers  # noqa: E402
 
 
-class Twin:
+class Twin(unet_twin.Twin):
     """Frames and latents are (B,C,H,W)."""
 
     def __init__(self, made, dtype):
-        self.made, self.w = made, unet_twin.weights_of(made, dtype)
+        super().__init__(made, unet_twin.weights_of(made, dtype))
         self.wide = made._padded
-
-    def conv(self, name, x, stride=1):
-        return F.conv2d(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"], stride=stride, padding=1)
 
     def residual(self, name, x):
         return x + self.conv(f"{name}.second", F.silu(self.conv(f"{name}.first", F.silu(x))))
@@ -31,18 +28,18 @@ class Twin:
         h, w = (n // 2 for n in self.wide)
         x = F.pad(x, (0, self.wide[1] - W, 0, self.wide[0] - H))
         x = self.conv("stem", x.reshape(B, C, h, 2, w, 2).permute(0, 3, 5, 1, 2, 4).reshape(B, -1, h, w))
-        for i, blocks in enumerate(self.made.down):
-            x = self.conv(f"shrink.{i - 1}", x, 2) if i else x
+        for i, blocks in enumerate(self.m.down):
+            x = self.conv(f"shrink.{i - 1}", x, stride=2) if i else x
             for j in range(len(blocks)):
                 x = self.residual(f"down.{i}.{j}", x)
         return torch.tanh(self.conv("latent", F.silu(x)))
 
     def decode(self, z):
-        x, (H, W, C) = self.conv("open", z), self.made.frame_shape
-        for i in reversed(range(len(self.made.up))):
-            for j in range(len(self.made.up[i])):
+        x, (H, W, C) = self.conv("open", z), self.m.frame_shape
+        for i in reversed(range(len(self.m.up))):
+            for j in range(len(self.m.up[i])):
                 x = self.residual(f"up.{i}.{j}", x)
-            x = self.conv(f"grow.{i - 1}", F.interpolate(x, scale_factor=2, mode="nearest")) if i else x
+            x = self.conv(f"grow.{i - 1}", x, upsample=2) if i else x
         B, (h, w) = len(z), (n // 2 for n in self.wide)
         x = self.conv("out", F.silu(x)).reshape(B, 2, 2, C, h, w).permute(0, 3, 4, 1, 5, 2)
         return x.reshape(B, C, *self.wide)[:, :, :H, :W]

@@ -396,6 +396,11 @@ class Replay:
             out[b, count:] = out[b, count - 1]
         return out
 
+    def held_out(self, share: float, seed: int = 0) -> tuple[Replay, Replay]:
+        """(for training, to measure with): split that keeps a share of the episodes back; of a share of 0, or a single
+        episode, this replay twice."""
+        return self.split(1 - share, seed) if share and len(self) > 1 else (self, self)
+
     def split(self, fraction: float, seed: int = 0) -> tuple[Replay, Replay]:
         """Two replays over the same files: about `fraction` of the episodes, and the rest; no episode is in
         both.

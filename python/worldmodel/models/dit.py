@@ -33,6 +33,7 @@ from ..tensor import Tensor, checkpoint, no_grad
 from .dit_config import DiTConfig, choose_patch, config_of
 from .dit_layers import Block, CachedTime, Condition, Patches, Time, WindowTime, modulated
 from .dynamics import Dynamics, Window
+from .encoder import side_by_side
 from .heads import Heads
 from .outcome import Outcome
 from .tokenizer import Pixels, Tokenizer, numbers
@@ -256,9 +257,7 @@ class DiT(Dynamics):
     def say_outcome(self, pictures: Tensor, acted: Tensor) -> Tensor:
         """Features (B,F) of a step from the two frames before it (B,2,H,W,C) uint8 and the actions up to it
         with their known flags (B,context,F+1)."""
-        B, _, H, W, C = pictures.shape
-        side = ops.reshape(ops.permute(pictures, (0, 2, 3, 1, 4)), (B, H, W, 2 * C))
-        return self.outcome(ops.scale_shift(ops.cast(side, "float32"), 1 / 127.5, -1.0), acted)
+        return self.outcome(side_by_side(pictures), acted)
 
     def parts(self) -> dict[str, list[Tensor]]:
         """See Dynamics.parts."""

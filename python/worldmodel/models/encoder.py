@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from .. import nn, ops
 from ..tensor import Tensor
+from .tokenizer import numbers
+
+
+def side_by_side(frames: Tensor) -> Tensor:
+    """A few frames as one picture of more channels: uint8 (B,n,H,W,C) -> float32 (B,H,W,n C) in [-1, 1]."""
+    B, n, H, W, C = frames.shape
+    return numbers(ops.reshape(ops.permute(frames, (0, 2, 3, 1, 4)), (B, H, W, n * C)))
 
 
 class FrameEncoder(nn.Module):

@@ -21,6 +21,7 @@ from .. import nn, ops
 from ..sampling import Sampler, Step
 from ..tensor import Plan, Tape, Tensor
 from .dynamics import Dynamics, Window
+from .encoder import side_by_side
 from .motion import moving
 from .outcome import Outcome
 
@@ -175,12 +176,6 @@ class UNet(Dynamics):
 
     # ---- the network with its conditions ----
 
-    def _numbers(self, frames: Tensor) -> Tensor:
-        """uint8 (B,n,H,W,C) -> float (B,H,W,n C) in [-1, 1]."""
-        B, n, H, W, C = frames.shape
-        stacked = ops.reshape(ops.permute(frames, (0, 2, 3, 1, 4)), (B, H, W, n * C))
-        return ops.scale_shift(ops.cast(stacked, "float32"), 1 / 127.5, -1.0)
-
     def _predict(
         self, noisy: Tensor, context: Tensor, actions: Tensor, level: Tensor, size: Tensor
     ) -> Tensor:
@@ -212,7 +207,7 @@ class UNet(Dynamics):
             raise ValueError(f"UNet: windows must have {self.window} frames, got {T}")
         n, R = self.context, self._rollout
         window = window.forgetful(_generator(stream), self._forget, n)
-        seen = [self._numbers(ops.slice(window.frames, 1, t, t + 1)) for t in range(T)]
+        seen = [side_by_side(ops.slice(window.frames, 1, t, t + 1)) for t in range(T)]
         actions, zero = self._actions(window), Tensor(np.zeros(B, np.float32))
         spread, share = (Tensor(np.full(B, v, np.float32)) for v in (1 - self._at_noise, self._self_fed))
         fed = ops.reshape(ops.bernoulli(share, stream, salt=9), (B, 1, 1, 1))
@@ -241,7 +236,7 @@ class UNet(Dynamics):
     def outcome_losses(self, window: Window) -> dict[str, Tensor]:
         """reward and termination of each window's last step, from real frames: see Heads."""
         T = window.shape[1]
-        context = self._numbers(ops.slice(window.frames, 1, T - 3, T - 1))
+        context = side_by_side(ops.slice(window.frames, 1, T - 3, T - 1))
         actions = ops.slice(self._actions(window), 1, T - self.context, T)
         return self._judge(window, T - 1, context, actions)
 
@@ -291,7 +286,7 @@ class UNetSampler(Sampler):
         H, W, C = m._shape
         with Tape(grad=False) as tape:
             ops.stream_advance(self.state["stream"])
-            context = m._numbers(self.state["frames"])
+            context = side_by_side(self.state["frames"])
             x = ops.normal(self.state["stream"], salt=11, shape=(n, H, W, C))
             for k in range(self.steps):
                 tau = k / self.steps

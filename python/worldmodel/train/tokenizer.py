@@ -81,7 +81,7 @@ def train_tokenizer(replay: Replay, settings: TrainTokenizer | None = None, **fi
     machine.seed(s.seed)
     tokenizer = Autoencoder(tuple(replay.frame_shape), s.down, s.channels, s.width, s.depth)
     optimiser = AdamW(tokenizer.parameters(), lr=s.lr, betas=(0.9, 0.99), weight_decay=0.0, clip=1.0, ema=s.ema)
-    train, test = replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
+    train, test = replay.held_out(s.held_out, s.seed)
     folder, seeds = Run(s.run, dataclasses.asdict(s)), np.arange(s.batch, dtype=np.uint64) + (np.uint64(s.seed) << 20)
     with train.batches(s.batch, 2, seed=s.seed) as batches:
         done, seconds = _resume(folder, tokenizer, optimiser, batches)

@@ -143,9 +143,7 @@ class WorldLearner:
         s = self.s
         self.stage = stage
         check_fits(self.world.config, replay)
-        self.train, self.test = (
-            replay.split(1 - s.held_out, s.seed) if s.held_out and len(replay) > 1 else (replay, replay)
-        )
+        self.train, self.test = replay.held_out(s.held_out, s.seed)
         self.rare = RareSteps(self.train, self.world.dynamics.window)
         with self.train.batches(s.batch, self.world.dynamics.window, seed=s.seed + self.step) as self.batches:
             done, seconds = self._resume() if stage else (0, 0.0)
