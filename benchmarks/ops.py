@@ -27,15 +27,16 @@ def one_count(args: argparse.Namespace, threads: int, families: list[str]) -> No
 
     _core.set_threads(threads)
     limits = measure.machine_limits(threads, _core.kernels())
+    best = measure.rates(limits)
     print(f"kernels {_core.kernels()}, {threads} threads, limits: "
-          + ", ".join(f"{k} {v:.0f} {'GFLOP/s' if k == 'fma' else 'GB/s'}" for k, v in limits.items()))
+          + ", ".join(f"{k} {v:.0f} {'GFLOP/s' if k == 'fma' else 'GB/s'}" for k, v in best.items()))
     table = measure.Table(threads, limits, *((0.01, 5) if args.quick else (0.03, 21)))
     for family in families:
         for work in import_module(f"works.{family}").works(threads, args.quick):
             if re.search(args.only, work.name):
                 table.run(work)
     if args.json:
-        measure.save(args.json, table.rows, limits)
+        measure.save(args.json, table.rows, best)
 
 
 def main(families: list[str] = FAMILIES, about: str | None = __doc__, program: str = __file__) -> None:

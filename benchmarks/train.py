@@ -50,7 +50,7 @@ def memory(side: str, B: int, T: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def rows_of(B: int, T: int, threads: int, limits: dict, quick: bool) -> list[dict]:
+def rows_of(B: int, T: int, threads: int, quick: bool) -> list[dict]:
     import numpy as np
     from works import train
 
@@ -61,7 +61,7 @@ def rows_of(B: int, T: int, threads: int, limits: dict, quick: bool) -> list[dic
         if not quick:
             peers["compile"] = train.torch_step(torch, B, T, True)
         np.testing.assert_allclose(ours(), peers["torch"](), rtol=1e-3)
-    table = measure.Table(threads, limits, 0.0, 3 if quick else 11)
+    table = measure.Table(threads, {}, 0.0, 3 if quick else 11)
     table.run(measure.Work(name, "ms", 0, ours, peers, goal=GOAL, limit=None))
     again = train.our_step(B, T, recompute=8)
     table.run(measure.Work(f"{name}, blocks recomputed", "ms", 0, again, peers, goal=GOAL, limit=None))
@@ -92,11 +92,10 @@ def main() -> None:
     from worldmodel import _core
 
     _core.set_threads(args.threads)
-    limits = measure.machine_limits(args.threads, _core.kernels())
     print(measure.machine(), f"{args.threads} threads")
-    rows = rows_of(4 if args.quick else 16, 8, args.threads, limits, args.quick)
+    rows = rows_of(4 if args.quick else 16, 8, args.threads, args.quick)
     if args.json:
-        measure.save(args.json, rows, limits)
+        measure.save(args.json, rows, {})
     if args.markdown:
         Path(args.markdown).write_text(measure.markdown(rows))
 

@@ -126,7 +126,8 @@ def main() -> None:
     torch = torch_module(args.threads)
     _core.set_threads(args.threads)
     limits = measure.machine_limits(args.threads, _core.kernels())
-    print(measure.machine(), f"{args.threads} threads, limits {limits}")
+    best = measure.rates(limits)
+    print(measure.machine(), f"{args.threads} threads, limits {best}")
     rows = []
     if args.json and Path(args.json).exists():
         kept = json.loads(Path(args.json).read_text())["rows"]
@@ -136,7 +137,7 @@ def main() -> None:
         rows += rows_of(section, torch, table, args.quick)
         rows.sort(key=lambda r: SECTIONS.index(r["section"]))
         if args.json:
-            measure.save(args.json, rows, limits)
+            measure.save(args.json, rows, best)
     if args.markdown:
         Path(args.markdown).write_text(written(rows, measure.machine(), args.threads))
     if args.readme:
