@@ -294,10 +294,10 @@ static void panel_aside(const gemm *g, int64_t m0, int64_t rows, int64_t n) {
     int64_t step = k_block(g->K), panels = g->pair ? 2 : 1, lds = panels * PANEL;
     int64_t width = g->N - n < lds ? g->N - n : lds;
     beginning at = g->pair ? (beginning){zeros, 0} : begin(g, sums, first, m0, rows, n, width);
-    for (int64_t k0 = 0; k0 < g->K || k0 == 0; k0 += step) {
-        int64_t depth = g->K - k0 < step ? g->K - k0 : step;
-        for (int64_t p = 0; p < panels; p++) {
-            float *to = sums + p * PANEL;
+    for (int64_t p = 0; p < panels; p++) {                  /* one after the other, as they lie: each fetches the next */
+        float *to = sums + p * PANEL;
+        for (int64_t k0 = 0; k0 < g->K || k0 == 0; k0 += step) {
+            int64_t depth = g->K - k0 < step ? g->K - k0 : step;
             const void *b = panel_part(g, room, n + p * PANEL, g->pair ? PANEL : width, k0, depth);
             fetches next = {.b = next_of_b(g, b, n + p * PANEL, k0, depth)};
             run_tiles(g, to, lds, k0 ? to : at.from, k0 ? lds : at.step, g->a + m0 * g->lda, b, k0, depth, rows, &next);
