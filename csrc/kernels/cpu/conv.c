@@ -153,8 +153,9 @@ static void conv_segment(float *out, const float *x, const float *packed, const 
             int64_t m = conv_cut(i, n, tiles), rows = conv_cut(i + 1, n, tiles) - m;
             int64_t at = b * s->image + y * s->row + (x0 + m) * s->pixel + o, ldo = vectors * WM_LANES;
             bool straight = plain && width == ldo;
+            const float *w = packed + o * K;                    /* the row before has read them all: nothing to fetch */
             conv_tile((int)rows, (int)vectors, straight ? out + at : block, straight ? s->pixel : ldo,
-                      end->bias ? start : NULL, a + m * s->stride * C, s->stride * C, run, step, packed + o * K, K);
+                      end->bias ? start : NULL, a + m * s->stride * C, s->stride * C, run, step, w, K, w);
             if (straight) continue;
             for (int64_t r = 0; r < rows; r++, at += s->pixel) for (int64_t v = 0; v < vectors; v++)
                 conv_finish(out, at + v * WM_LANES, vec_load(block + r * ldo + v * WM_LANES),

@@ -38,10 +38,11 @@ static inline vec conv_weight_load(const void *weight, int bf16, int64_t i, int6
 }
 
 /* out[m][v] = start[v] + sum over k of a[m ld + k] w[k][v], one chain a run.  a is read in runs of `run` numbers that lie
-   `step` apart; each run's chain starts at 0 and is then added, in order: fewer roundings pile up than in one chain. */
+   `step` apart; each run's chain starts at 0 and is then added, in order: fewer roundings pile up than in one chain.
+   ahead: weights of the calls to come.  Each k fetches a line of them, two where a tile is low and few calls follow. */
 static inline __attribute__((always_inline)) void conv_tile_body(int rows, int vectors, float *out, int64_t ldo, const float *start,
                                                             const float *a, int64_t ld, int64_t run, int64_t step,
-                                                            const float *w, int64_t K) {
+                                                            const float *w, int64_t K, const float *ahead) {
     int64_t ld3 = 3 * ld;
     for (int64_t k = 0; k < K; k += run, a += step) {
         int64_t n = K - k < run ? K - k : run;
@@ -49,7 +50,9 @@ static inline __attribute__((always_inline)) void conv_tile_body(int rows, int v
         vec sum[TILE_M][2];
         UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++)
             sum[m][v] = k || !start ? (vec){0} : vec_load(start + v * WM_LANES);
-        for (int64_t j = 0; j < n; j++, w += vectors * WM_LANES) {
+        for (int64_t j = 0; j < n; j++, w += vectors * WM_LANES, ahead += 16) {
+            __builtin_prefetch(ahead, 0, 3);
+            if (2 * rows <= TILE_M) __builtin_prefetch(ahead + 16 * K, 0, 3);
             vec w0 = vec_load(w), w1 = vectors > 1 ? vec_load(w + WM_LANES) : w0;
             UNROLL for (int m = 0; m < rows; m++) {
                 const float *p = m < 4 ? a : m < 8 ? a4 : a8;
@@ -67,11 +70,12 @@ static inline __attribute__((always_inline)) void conv_tile_body(int rows, int v
 
 #define TILE_CASE(m)                                                                                             \
     case m:                                                                                                      \
-        if (vectors > 1) conv_tile_body(m, 2, out, ldo, start, a, ld, run, step, w, K);                               \
-        else conv_tile_body(m, 1, out, ldo, start, a, ld, run, step, w, K);                                           \
+        if (vectors > 1) conv_tile_body(m, 2, out, ldo, start, a, ld, run, step, w, K, ahead);                               \
+        else conv_tile_body(m, 1, out, ldo, start, a, ld, run, step, w, K, ahead);                                           \
         break;
 static __attribute__((noinline)) void conv_tile(int rows, int vectors, float *out, int64_t ldo, const float *start, const float *a,
-                                           int64_t ld, int64_t run, int64_t step, const float *w, int64_t K) {
+                                           int64_t ld, int64_t run, int64_t step, const float *w, int64_t K,
+                                           const float *ahead) {
     switch (rows) {
         TILE_CASE(1) TILE_CASE(2) TILE_CASE(3) TILE_CASE(4) TILE_CASE(5) TILE_CASE(6)
 #if TILE_M >= 8

@@ -154,6 +154,7 @@ static inline __attribute__((always_inline)) void wino_read(float *V, int64_t st
         vec p[36];
         UNROLL for (int i = 0; i < 6; i++) UNROLL for (int j = 0; j < 6; j++) {
             p[6 * i + j] = vec_load(x + row[i] + column[j] + c);
+            if (j > 1) __builtin_prefetch(x + row[i] + column[j] + c + 4 * C, 0, 3);       /* of the tile to the right */
             if (masked) p[6 * i + j] = (vec)((ivec)p[6 * i + j] & (inside[i] & inside[6 + j]));
         }
         wino_both(p, wino_input, 6, 6);
@@ -185,6 +186,8 @@ static void wino_write_tile(float *out, const float *M, int64_t step, wino_place
         int64_t n = conv_min(s->O - o - v, WM_LANES);
         vec p[36], bias = {0};
         if (end->bias) bias = n == WM_LANES ? vec_load(end->bias + o + v) : vec_load_part(end->bias + o + v, n);
+        UNROLL for (int i = 0; i < 4; i++) UNROLL for (int j = 4; j < 8; j++)
+            __builtin_prefetch(out + first + i * s->row + j * s->pixel + v, 1, 3);      /* of the tile to the right */
         wino_get(p, M + v, step);
         wino_both(p, wino_output, 6, 4);
         if (whole && n == WM_LANES) {
@@ -220,8 +223,9 @@ static void wino_block(float *out, const float *x, const float *packed, const wm
         int vectors = s->O - o > WM_LANES ? 2 : 1;
         for (int64_t p = 0; p < WINO_POSITIONS; p++) for (int64_t i = 0; i < tiles; i++) {
             int64_t m = conv_cut(i, n, tiles), rows = conv_cut(i + 1, n, tiles) - m;
+            const float *u = packed + p * position + o * s->C;
             conv_tile((int)rows, vectors, M + p * step_M + m * CONV_WIDE, CONV_WIDE, NULL, V + p * step_V + m * s->C,
-                      s->C, chain, chain, packed + p * position + o * s->C, s->C);
+                      s->C, chain, chain, u, s->C, u + position + i * s->C * 16);
         }
         for (int64_t i = 0; i < n; i++) wino_write_tile(out, M + i * CONV_WIDE, step_M, wino_at(first + i, s), o, end, s);
     }
@@ -233,7 +237,7 @@ static void winograd_forward(float *out, const float *x, const float *packed, co
                              int64_t workers, const wm_conv *s) {
     int64_t n = s->B * ((s->OH + 3) / 4) * ((s->OW + 3) / 4), blocks = (n + WINO_TILES - 1) / WINO_TILES;
     int64_t panels = (s->O + CONV_WIDE - 1) / CONV_WIDE, shares = 1;
-    int threads = conv_threads(workers, (double)n * 36 * (double)(s->C * s->O));
+    int threads = conv_threads(workers, (double)(n + 4) * 36 * (double)(s->C * s->O));
     if (blocks < threads) {
         shares = conv_min(panels, (threads + blocks - 1) / blocks);
         if (blocks * shares < threads && n >= 8) blocks = conv_min((threads + shares - 1) / shares, n / 4);
