@@ -7,6 +7,7 @@ torch.compile.
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +66,10 @@ def pass_flop(model: DiT) -> float:
     return 2.0 * (c.layers * block + time + ends + around)
 
 
-def one_pass(model: DiT, n: int = 1):
-    """Our plan of one denoising pass over full caches, conditions given."""
-    c, N, d = model.config, model.tokens, model.config.width
+def one_pass(model: DiT, modulated: bool):
+    """Our plan of one denoising pass over full caches; modulated: what the condition makes of the blocks is computed
+    before, as env.step does for all its passes (models/dit_conditions.py), else in the pass."""
+    c, N, d, n = model.config, model.tokens, model.config.width, 1
     rng = np.random.default_rng(0)
 
     def numbers(*shape):
@@ -76,8 +78,9 @@ def one_pass(model: DiT, n: int = 1):
     caches = [(numbers(n, c.slots, N, d), numbers(n, c.slots, N, d)) for _ in range(model.time_layers)]
     position = Tensor(np.full(n, 100, np.int32))
     noisy, carried, condition = numbers(n, 1, *SHAPE), numbers(n, 1, *SHAPE), numbers(n, 1, d)
+    m = model.modulate(condition)
     with Tape(grad=False) as tape:
-        m = model.modulate(condition)
+        m = m if modulated else model.modulate(condition)
         out, _ = model.predict(noisy, carried, MIX, m, model.cached_time(caches, position), features=False)
     return tape.plan(out), (noisy, carried, condition)
 
@@ -88,33 +91,40 @@ def given_to(torch, inputs):
     return noisy, carried, torch.from_numpy(MIX)[..., None, None, None], condition
 
 
-def peers_of(torch, model: DiT, inputs, quick: bool):
-    """The twin's pass, eager and compiled."""
+def peers_of(torch, model: DiT, inputs, quick: bool, modulated: bool = False):
+    """The twin, its pass of some arguments, those, and calls of it, eager and compiled; modulated: see one_pass."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "oracle"))
     from dit_cached_twin import CachedTwin
 
     twin = CachedTwin.of(model, len(inputs[0]))
-    given = given_to(torch, inputs)
-    functions = {"torch": torch.no_grad()(lambda: twin.one_pass(*given))}
+    said, given = twin.one_pass, given_to(torch, inputs)
+    if modulated:
+        twin.keep_modulations(given[-1])
+        said, given = partial(twin.one_pass, c=given[-1]), given[:-1]
+    functions = {"torch": torch.no_grad()(lambda: said(*given))}
     if not quick:
-        compiled = torch.compile(twin.one_pass)
+        compiled = torch.compile(said)
         functions["compile"] = torch.no_grad()(lambda: compiled(*given))
-    return twin, functions
+    return twin, said, given, functions
 
 
 def passes(torch, quick: bool, runtimes: bool = False) -> Iterator[Work]:
     """runtimes: ONNX Runtime and OpenVINO too."""
     for name, width, patch, goal in PASSES[1 if quick else 0 : 2 if quick else 3]:
         model = awake(DiT(SHAPE, FEATURES, "S", width=width, patch=patch, stem=0, outcome="start"))
-        plan, inputs = one_pass(model)
-        twin, peers = peers_of(torch, model, inputs, quick) if torch else (None, {})
-        if twin and runtimes:
-            peers |= exported(torch, twin.one_pass, given_to(torch, inputs), torch.get_num_threads())
-        against = ("compile",) if "compile" in peers else ()
-        yield Work(f"DiT {name}, one cached pass", "GFLOP/s", pass_flop(model), plan.run, peers, goal, against=against)
-        for numbers in ROUNDED if (width, patch) == (384, 8) else ():
+        largest = (width, patch) == (384, 8)
+        for modulated in (True, False) if largest else (True,):
+            plan, inputs = one_pass(model, modulated)
+            peers = {}
+            if torch:
+                _, said, given, peers = peers_of(torch, model, inputs, quick, modulated)
+                peers |= exported(torch, said, given, torch.get_num_threads()) if runtimes else {}
+            against = ("compile",) if "compile" in peers else ()
+            what = f"DiT {name}, one cached pass" + ("" if modulated else " with its modulations")
+            yield Work(what, "GFLOP/s", pass_flop(model), plan.run, peers, goal, against=against)
+        for numbers in ROUNDED if largest else ():
             set_products(model, layers_for(model, numbers), numbers)
-            rounded, what = one_pass(model)[0], f"DiT {name}, one cached pass, {numbers}"
+            rounded, what = one_pass(model, True)[0], f"DiT {name}, one cached pass, {numbers}"
             yield Work(what, "GFLOP/s", pass_flop(model), rounded.run, peers | {"float32": plan.run}, limit=None)
 
 
@@ -130,7 +140,7 @@ def step(torch, quick: bool, n: int, K: int, goal: float | None) -> Work:
             Tensor(np.zeros(shape, np.float32))
             for shape in 2 * [(n, 1, *SHAPE)] + [(n, 1, model.config.width)]
         ]
-        twin, _ = peers_of(torch, model, inputs, True)
+        twin = peers_of(torch, model, inputs, True)[0]
         given = torch.from_numpy(actions)
         peers["torch"] = torch.no_grad()(lambda: twin.step(given, K))
         if not quick:

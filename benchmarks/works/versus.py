@@ -60,7 +60,7 @@ def torch_steps(torch, world: World, n: int, quick: bool):
     """K -> steps of the PyTorch twin of n environments, eager and compiled."""
     model = world.dynamics
     inputs = [Tensor(np.zeros(s, np.float32)) for s in 2 * [(n, 1, *SHAPE)] + [(n, 1, model.config.width)]]
-    twin, _ = peers_of(torch, model, inputs, True)
+    twin = peers_of(torch, model, inputs, True)[0]
     given = torch.from_numpy(np.eye(FEATURES, dtype=np.float32)[np.zeros(n, int)])
     fast = None if quick else torch.compile(twin.one_pass)
 

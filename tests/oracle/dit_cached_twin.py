@@ -11,6 +11,8 @@ from worldmodel.diffusion import carried, level_features, mix
 class CachedTwin(Twin):
     """n environments, caches full; keys are stored rotated (absolute places), new ones joined to them."""
 
+    kept = {}
+
     @staticmethod
     def of(model, n):
         weights = {name: torch.tensor(t.numpy()) for name, t in model.named_tensors()}
@@ -22,6 +24,15 @@ class CachedTwin(Twin):
         twin.turned = angles(torch.tensor([[float(c.slots)]]), c.head_width, 1000.0)
         twin.last, twin.at, twin.fresh = torch.zeros(n, 1, *model.frame_shape), 0, {}
         return twin
+
+    def keep_modulations(self, c):
+        """From now on those of this condition, computed once."""
+        names = [name.removesuffix(".weight") for name in self.w if name.endswith("modulation.weight")]
+        with torch.no_grad():
+            self.kept = {name: self.linear(name, c) for name in names}
+
+    def linear(self, name, x):
+        return self.kept[name] if name in self.kept else super().linear(name, x)
 
     def time_attention(self, name, x):
         i = int(name.split(".")[1])
