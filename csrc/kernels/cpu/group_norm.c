@@ -70,14 +70,19 @@ static void group_statistics(const group_task *t, float *mean, float *rstd, cons
     int64_t C = t->C, width = C / t->groups;
     for (int64_t g = 0; g < t->groups; g++) {
         double sum = 0, squares = 0, n = (double)t->S * (double)width;
-        for (int64_t k = 0; k < t->chunks; k++)
-            for (int64_t c = g * width; c < (g + 1) * width; c++) sum += parts[2 * k * C + c];
+        for (int64_t k = 0; k < t->chunks; k++) {
+            const float *s = parts + 2 * k * C + g * width;
+            #pragma omp simd reduction(+ : sum)
+            for (int64_t c = 0; c < width; c++) sum += (double)s[c];
+        }
         double mu = sum / n;
         for (int64_t k = 0; k < t->chunks; k++) {
-            double pixels = (double)group_count(t, k);
-            for (int64_t c = g * width; c < (g + 1) * width; c++) {
-                double d = parts[2 * k * C + c] / pixels - mu;
-                squares += parts[(2 * k + 1) * C + c] + pixels * d * d;
+            const float *s = parts + 2 * k * C + g * width, *q = s + C;
+            double pixels = (double)group_count(t, k), each = 1 / pixels;
+            #pragma omp simd reduction(+ : squares)
+            for (int64_t c = 0; c < width; c++) {
+                double d = (double)s[c] * each - mu;
+                squares += (double)q[c] + pixels * d * d;
             }
         }
         mean[g] = (float)mu, rstd[g] = (float)(1 / sqrt(squares / n + (double)t->eps));

@@ -73,7 +73,7 @@ static void norm_row(float *out, const float *x, const float *factor, const floa
 /* mean (R), rstd (R) may be NULL; mean is not written for rms. */
 static void norm_forward(float *out, float *mean, float *rstd, const float *x, const wm_modulation *m, bool rms, float eps,
                          int64_t R, int64_t C) {
-    #pragma omp parallel for num_threads(wm_threads) if (R * C > 1 << 16)
+    #pragma omp parallel for num_threads(wm_threads) schedule(static) if (R * C >= 1 << 14)
     for (int64_t first = 0; first < R; first += NORM_BLOCK) {
         int64_t n = R - first < NORM_BLOCK ? R - first : NORM_BLOCK;
         float mu[NORM_BLOCK] = {0}, scale[NORM_BLOCK];
