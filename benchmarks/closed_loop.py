@@ -48,7 +48,8 @@ def run(loop: Loop, threads: int) -> dict:
         "steps": len(times["ours"]), "fps": 1e3 * loop.n / middle["ours"],
         "peers": {k: v / loop.n for k, v in middle.items() if k != "ours"},
         "ratio": min(counted) / middle["ours"] if counted else None, "goal": loop.goal, "least": loop.least,
-        "limit": None, "share": None, "group": "", "group_goal": None, **loop.facts,
+        "limit": None, "share": None, "apart": measure.core_distance(threads), "group": "", "group_goal": None,
+        **loop.facts,
     }  # fmt: skip
     print_row(row)
     return row
@@ -86,9 +87,10 @@ def verdict(row: dict) -> str:
 def print_row(row: dict) -> None:
     ratio = f"{row['ratio']:.2f}x" if row["ratio"] else ""
     peers = "  ".join(f"{k} {v:.4g}" for k, v in row["peers"].items())
+    apart = f"  cores {row['apart']:.0f} ns apart" if row.get("apart") else ""
     print(
         f"{row['work']:<44} {row['threads']}T {row['ours']:9.4g} ms  p99 {row['p99']:8.4g}  "
-        f"{row['fps']:8.1f}/s {ratio:>7} {verdict(row)} {peers}",
+        f"{row['fps']:8.1f}/s {ratio:>7} {verdict(row)} {peers}{apart}",
         flush=True,
     )
 

@@ -1,5 +1,6 @@
 /* limits: what this machine can do at best, as the yardstick of the benchmarks.  Compiled by measure.py for the lanes
    of the kernels in use. */
+#include <stdatomic.h>
 #include <string.h>
 
 #ifndef LANES
@@ -37,5 +38,24 @@ void copy(int threads, char *to, const char *from, long bytes) {
     for (int t = 0; t < threads; t++) {
         long first = bytes / threads * t;
         memcpy(to + first, from + first, (size_t)(bytes / threads));
+    }
+}
+
+/* A cache line goes to another core and back, so many times. */
+void exchange(int rounds) {
+    static struct { _Alignas(128) atomic_int at; } there, back;
+    there.at = back.at = 0;
+    #pragma omp parallel num_threads(2)
+    {
+        #pragma omp for schedule(static, 1)
+        for (int t = 0; t < 2; t++)
+            for (int i = 1; i <= rounds; i++)
+                if (t == 0) {
+                    atomic_store(&there.at, i);
+                    while (atomic_load(&back.at) != i);
+                } else {
+                    while (atomic_load(&there.at) != i);
+                    atomic_store(&back.at, i);
+                }
     }
 }

@@ -6,6 +6,7 @@ them; what is printed is the median.  Ratios above 1 mean that ours is faster.
 """
 
 import ctypes
+import functools
 import json
 import os
 import platform
@@ -97,6 +98,7 @@ class Table:
         self.rows.append({"work": work.name, "unit": work.unit, "threads": self.threads,
                           "ours": value.pop("ours"), "peers": value, "limit": top, "share": share,
                           "ratio": ratio, "goal": work.goal,
+                          "apart": core_distance(self.threads),
                           "most": work.most, "group": work.group, "group_goal": work.group_goal})
         print_row(self.rows[-1])
 
@@ -131,11 +133,12 @@ def interleave(functions: dict[str, Callable], seconds: float, rounds: int, paus
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def machine_limits(threads: int, kernels: str) -> dict[str, Limit]:
-    """Multiply-adds in registers ("fma") and copying 64 MB ("copy"), by limits.c; empty without a C compiler."""
+@functools.cache
+def limits_library(kernels: str) -> ctypes.CDLL | None:
+    """limits.c for the lanes of some kernels; None without a C compiler."""
     compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
     if not compiler:
-        return {}
+        return None
     lanes, flags = LANES[kernels]
     flags = "" if platform.machine() not in ("x86_64", "AMD64") else flags
     with tempfile.TemporaryDirectory() as folder:
@@ -143,16 +146,37 @@ def machine_limits(threads: int, kernels: str) -> dict[str, Limit]:
         command = [compiler, "-O3", "-fopenmp", "-fPIC", "-shared", f"-DLANES={lanes}", "-ffp-contract=fast",
                    *flags.split(), str(HERE / "limits.c"), "-o", str(library)]
         if subprocess.run(command, capture_output=True).returncode:
-            return {}
+            return None
         c = ctypes.CDLL(str(library))
     c.multiply_adds.restype = ctypes.c_double
     c.multiply_adds.argtypes = [ctypes.c_int, ctypes.c_long]
     c.copy.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+    return c
+
+
+def machine_limits(threads: int, kernels: str) -> dict[str, Limit]:
+    """Multiply-adds in registers ("fma") and copying 64 MB ("copy"), by limits.c; empty without a C compiler."""
+    c = limits_library(kernels)
+    if c is None:
+        return {}
     to, source = np.ones(1 << 26, np.uint8), np.ones(1 << 26, np.uint8)
     return {
         "fma": Limit(lambda: c.multiply_adds(threads, 100_000), c.multiply_adds(threads, 100_000)),
         "copy": Limit(lambda: c.copy(threads, to.ctypes.data, source.ctypes.data, to.nbytes), 2.0 * to.nbytes),
     }
+
+
+def core_distance(threads: int) -> float | None:
+    """Nanoseconds in which a cache line goes to another core and back; None with one thread.  A virtual machine may be
+    moved, while it runs, to cores that share a third cache (about 100) or do not (about 500): two paces of two threads.
+    """
+    c = limits_library("baseline") if threads > 1 else None
+    if c is None:
+        return None
+    c.exchange(200)
+    start = time.perf_counter()
+    c.exchange(5000)
+    return 1e9 * (time.perf_counter() - start) / 5000
 
 
 def rates(limits: dict[str, Limit]) -> dict[str, float]:
@@ -183,8 +207,9 @@ def print_row(row: dict) -> None:
     share = f"{row['share']:.0%} of limit" if row["share"] else ""
     ratio = f"{row['ratio']:.2f}x" if row["ratio"] else ""
     peers = "  ".join(f"{k} {v:.4g}" for k, v in row["peers"].items())
+    apart = f"  cores {row['apart']:.0f} ns apart" if row.get("apart") else ""
     print(f"{row['work']:<44} {row['threads']}T {row['ours']:9.4g} {row['unit']:<8} {share:<14} {ratio:>6} "
-          f"{verdict(row):<20} {peers}", flush=True)
+          f"{verdict(row):<20} {peers}{apart}", flush=True)
 
 
 def print_groups(rows: list[dict]) -> list[dict]:

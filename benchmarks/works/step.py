@@ -26,9 +26,6 @@ PASSES = [
 ]
 """(name, width, patch, goal against torch.compile); 64x64 frames"""
 
-ROUNDED = ("bf16", "int8")
-"""Numbers of the first pass's products, beside float32; its peers stay float32."""
-
 STEPS = [(1, 4, 2.5), (1, 2, None), (1, 1, None), (32, 4, 2.0)]
 """(batch, denoising steps, goal); times are per frame"""
 
@@ -101,11 +98,16 @@ def peers_of(torch, model: DiT, inputs, quick: bool, modulated: bool = False):
     if modulated:
         twin.keep_modulations(given[-1])
         said, given = partial(twin.one_pass, c=given[-1]), given[:-1]
-    functions = {"torch": torch.no_grad()(lambda: said(*given))}
+    return twin, said, given, calls(torch, said, given, quick)
+
+
+def calls(torch, said, given, quick: bool, kind: str = ""):
+    """A function of tensors, eager and compiled."""
+    functions = {"torch" + kind: torch.no_grad()(lambda: said(*given))}
     if not quick:
         compiled = torch.compile(said)
-        functions["compile"] = torch.no_grad()(lambda: compiled(*given))
-    return twin, said, given, functions
+        functions["compile" + kind] = torch.no_grad()(lambda: compiled(*given))
+    return functions
 
 
 def passes(torch, quick: bool, runtimes: bool = False) -> Iterator[Work]:
@@ -122,10 +124,27 @@ def passes(torch, quick: bool, runtimes: bool = False) -> Iterator[Work]:
             against = ("compile",) if "compile" in peers else ()
             what = f"DiT {name}, one cached pass" + ("" if modulated else " with its modulations")
             yield Work(what, "GFLOP/s", pass_flop(model), plan.run, peers, goal, against=against)
-        for numbers in ROUNDED if largest else ():
-            set_products(model, layers_for(model, numbers), numbers)
-            rounded, what = one_pass(model, True)[0], f"DiT {name}, one cached pass, {numbers}"
-            yield Work(what, "GFLOP/s", pass_flop(model), rounded.run, peers | {"float32": plan.run}, limit=None)
+        if largest:
+            yield from rounded(torch, model, name, quick, runtimes)
+
+
+def rounded(torch, model: DiT, name: str, quick: bool, runtimes: bool) -> Iterator[Work]:
+    """The pass in bfloat16, against peers in bfloat16, and in int8, against ours in bfloat16; and in float32."""
+    plain, inputs = one_pass(model, True)
+    peers = bfloat16_peers(torch, model, inputs, quick, runtimes) if torch else {}
+    for numbers in ("bf16", "int8"):
+        set_products(model, layers_for(model, numbers), numbers)
+        plan, what = one_pass(model, True)[0], f"DiT {name}, one cached pass, {numbers}"
+        yield Work(what, "GFLOP/s", pass_flop(model), plan.run, peers | {"float32": plain.run}, limit=None)
+        peers = {"bf16": plan.run}
+
+
+def bfloat16_peers(torch, model: DiT, inputs, quick: bool, runtimes: bool):
+    """The twin with all its numbers in bfloat16, and OpenVINO told to compute in it."""
+    twin, said, given, _ = peers_of(torch, model, inputs, True, True)
+    found = exported(torch, said, given, torch.get_num_threads(), bf16=True) if runtimes else {}
+    twin.to_bfloat16()
+    return calls(torch, said, [t.bfloat16() for t in given], quick, " bf16") | found
 
 
 def step(torch, quick: bool, n: int, K: int, goal: float | None) -> Work:

@@ -31,6 +31,12 @@ class CachedTwin(Twin):
         with torch.no_grad():
             self.kept = {name: self.linear(name, c) for name in names}
 
+    def to_bfloat16(self):
+        """Weights, caches and tables of angles: give it inputs in bfloat16 too."""
+        self.w, self.kept = ({k: t.bfloat16() for k, t in d.items()} for d in (self.w, self.kept))
+        self.caches = {i: [t.bfloat16() for t in pair] for i, pair in self.caches.items()}
+        self.turned, self.space = ([t.bfloat16() for t in pair] for pair in (self.turned, self.space))
+
     def linear(self, name, x):
         return self.kept[name] if name in self.kept else super().linear(name, x)
 
