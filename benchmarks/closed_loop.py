@@ -87,10 +87,9 @@ def verdict(row: dict) -> str:
 def print_row(row: dict) -> None:
     ratio = f"{row['ratio']:.2f}x" if row["ratio"] else ""
     peers = "  ".join(f"{k} {v:.4g}" for k, v in row["peers"].items())
-    apart = f"  cores {row['apart']:.0f} ns apart" if row.get("apart") else ""
     print(
         f"{row['work']:<44} {row['threads']}T {row['ours']:9.4g} ms  p99 {row['p99']:8.4g}  "
-        f"{row['fps']:8.1f}/s {ratio:>7} {verdict(row)} {peers}{apart}",
+        f"{row['fps']:8.1f}/s {ratio:>7} {verdict(row)} {peers}{measure.apart(row)}",
         flush=True,
     )
 

@@ -45,17 +45,14 @@ void copy(int threads, char *to, const char *from, long bytes) {
 void exchange(int rounds) {
     static struct { _Alignas(128) atomic_int at; } there, back;
     there.at = back.at = 0;
-    #pragma omp parallel num_threads(2)
-    {
-        #pragma omp for schedule(static, 1)
-        for (int t = 0; t < 2; t++)
-            for (int i = 1; i <= rounds; i++)
-                if (t == 0) {
-                    atomic_store(&there.at, i);
-                    while (atomic_load(&back.at) != i);
-                } else {
-                    while (atomic_load(&there.at) != i);
-                    atomic_store(&back.at, i);
-                }
-    }
+    #pragma omp parallel for num_threads(2) schedule(static, 1)
+    for (int t = 0; t < 2; t++)
+        for (int i = 1; i <= rounds; i++)
+            if (t == 0) {
+                atomic_store(&there.at, i);
+                while (atomic_load(&back.at) != i);
+            } else {
+                while (atomic_load(&there.at) != i);
+                atomic_store(&back.at, i);
+            }
 }

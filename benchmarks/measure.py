@@ -203,13 +203,17 @@ def verdict(row: dict) -> str:
     return ""
 
 
+def apart(row: dict) -> str:
+    """How far apart the cores were, to print behind a row."""
+    return f"  cores {row['apart']:.0f} ns apart" if row.get("apart") else ""
+
+
 def print_row(row: dict) -> None:
     share = f"{row['share']:.0%} of limit" if row["share"] else ""
     ratio = f"{row['ratio']:.2f}x" if row["ratio"] else ""
     peers = "  ".join(f"{k} {v:.4g}" for k, v in row["peers"].items())
-    apart = f"  cores {row['apart']:.0f} ns apart" if row.get("apart") else ""
     print(f"{row['work']:<44} {row['threads']}T {row['ours']:9.4g} {row['unit']:<8} {share:<14} {ratio:>6} "
-          f"{verdict(row):<20} {peers}{apart}", flush=True)
+          f"{verdict(row):<20} {peers}{apart(row)}", flush=True)
 
 
 def print_groups(rows: list[dict]) -> list[dict]:
